@@ -1,0 +1,1 @@
+"""bikd_fast: teacher-student visual anomaly detection by bidirectional knowledge distillation."""
