@@ -1,0 +1,1 @@
+"""The operators in plain PyTorch: naive.py is the frozen specification, the others are the CPU path."""
