@@ -1,0 +1,80 @@
+"""Command lines: one parser for every entry point that describes a run, and the shared way of ending with an error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from bikd_fast.config import RunConfig
+
+_LISTS = ("--data.category", "--model.strides")
+
+
+def run_parser(program: str, description: str) -> ArgumentParser:
+    """Parser over every field of :class:`RunConfig`, with ``--config FILE`` and ``--print_config``."""
+    parser = ArgumentParser(prog=program, description=description, default_env=False)
+    parser.add_argument("--config", action="config", help="YAML file with any of the settings below")
+    parser.add_argument("--local_rank", type=int, default=-1, help="given by the DeepSpeed launcher; not for people")
+    parser.add_class_arguments(RunConfig)
+    return parser
+
+
+def parse_run(parser: ArgumentParser, arguments: Sequence[str] | None = None) -> RunConfig:
+    """Command line -> RunConfig. ``--data.category brick grass`` is accepted as well as ``[brick, grass]``."""
+    parsed = parser.parse_args(join_lists(sys.argv[1:] if arguments is None else arguments))
+    return run_config(parser, parsed)
+
+
+def load_run(path: Path) -> RunConfig:
+    """RunConfig from a YAML file.
+
+    Raises:
+        SystemExit: the file holds a key or a value that no setting has; the message names it.
+    """
+    parser = run_parser("bikd", "")
+    return run_config(parser, parser.parse_args(["--config", str(path)]))
+
+
+def run_config(parser: ArgumentParser, parsed) -> RunConfig:
+    values = parser.instantiate(parsed) if hasattr(parser, "instantiate") else parser.instantiate_classes(parsed)
+    fields = RunConfig.__dataclass_fields__
+    return RunConfig(**{name: values[name] for name in fields})
+
+
+def join_lists(arguments: Sequence[str]) -> list[str]:
+    """``--data.category a b`` -> ``--data.category ["a", "b"]`` for the options that take several values."""
+    joined: list[str] = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
+        if name not in _LISTS:
+            joined.append(word)
+            continue
+        values = [value] if equals else []
+        while rest and not rest[0].startswith("--"):
+            values.append(rest.pop(0))
+        if len(values) == 1 and values[0].startswith("["):
+            joined += [name, values[0]]
+        else:
+            split = [part for v in values for part in v.split(",") if part]
+            joined += [name, json.dumps([int(p) if name == "--model.strides" and p.isdigit() else p for p in split])]
+    return joined
+
+
+def guarded(main: Callable[[], int | None]) -> int:
+    """Run an entry point; an expected error becomes one clear line on stderr and exit code 2, Ctrl-C exit code 130."""
+    from bikd_fast.errors import UserError
+
+    try:
+        return main() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130

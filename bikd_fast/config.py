@@ -1,0 +1,223 @@
+"""The one description of a run. YAML files and command lines are views of these dataclasses; every run folder keeps one."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from bikd_fast.errors import UserError
+from bikd_fast.simulation.config import SimulationConfig
+
+
+@dataclass
+class DataConfig:
+    """The pictures.
+
+    Args:
+        format: layout of ``root``: the embedded textures, MVTec AD, VisA, BTAD, or a plain folder (docs/data.md).
+        root: folder of the data set; for ``textures`` the cache folder they are written to.
+        category: names of categories, or ``all``.
+        image_size: side of the square that pictures are resized to, in pixels; a multiple of 32.
+        on_bad_image: ``error`` stops at the first unreadable picture, ``skip`` leaves it out and counts it.
+        holdout: share of the training pictures kept back for the threshold and the level weights.
+    """
+
+    format: Literal["textures", "mvtec", "visa", "btad", "folder"] = "textures"
+    root: str | None = None
+    category: list[str] = field(default_factory=lambda: ["all"])
+    image_size: int = 256
+    on_bad_image: Literal["error", "skip"] = "error"
+    holdout: float = 0.15
+
+
+@dataclass
+class ModelConfig:
+    """The networks.
+
+    Args:
+        teacher: timm name of the frozen backbone.
+        weights: ``auto`` (offline package for tf_efficientnet_lite0, else the hub), ``offline``, ``hub``, ``random``, or a file.
+        strides: levels of the backbone, in pixels of the picture.
+        student: ``image`` (encoder-decoder on the picture), ``reverse`` (bottleneck on the features), ``encoder`` (no decoder).
+        size: multiplies the width of every layer of the student.
+        depth: residual blocks a stage of the student.
+        adapter: whether the teacher learns (T = E (1 + bound tanh G)); off is a frozen teacher.
+        bound: r, the largest relative change of a teacher feature.
+        shared: one detector for all categories instead of one each.
+    """
+
+    teacher: str = "tf_efficientnet_lite0"
+    weights: str = "auto"
+    strides: list[int] = field(default_factory=lambda: [4, 8, 16])
+    student: Literal["image", "reverse", "encoder"] = "image"
+    size: float = 1.0
+    depth: int = 1
+    adapter: bool = True
+    bound: float = 0.5
+    shared: bool = False
+
+
+@dataclass
+class ObjectiveConfig:
+    """The bidirectional objective, L = (1 - beta) L_F + beta L_B.
+
+    Args:
+        beta: forward/backward balance; 0 is one-way distillation.
+        margin: m of the hinge in L_div, in units of 1 - cos.
+        forward_corrupt: weight of D(S(x~), T(x)) in L_F.
+        forward_clean: weight of D(S(n(x)), T(x)) in L_F.
+        con: use L_con, the student's knowledge of the domain going back to the teacher.
+        div: use L_div, disagreement on simulated anomalies.
+        anc: use L_anc, the anchor to the pretrained features.
+    """
+
+    beta: float = 0.3
+    margin: float = 0.5
+    forward_corrupt: float = 0.5
+    forward_clean: float = 0.5
+    con: bool = True
+    div: bool = True
+    anc: bool = True
+
+
+@dataclass
+class TrainingConfig:
+    """The optimisation.
+
+    Args:
+        steps: optimiser steps a category.
+        batch_size: pictures a step over all ranks.
+        accumulation: micro-batches a step on each rank.
+        lr_student: peak rate of the student.
+        lr_teacher: peak rate of the teacher's adapter; at most a tenth of the student's.
+        weight_decay: AdamW's, not on norms and biases.
+        warmup: share of the steps in which the rates rise from 0.
+        forward_only: share of the steps, at the start, with beta = 0.
+        ramp: share of the steps in which beta rises to its value.
+        teacher_frozen: share of the steps, at the end, with the teacher frozen and the student at a tenth of its rate.
+        precision: ``fp32``, ``bf16`` (autocast), or ``auto``: bf16 where the hardware multiplies it natively.
+        log_every: steps between two log lines.
+        checkpoint_seconds: time between two checkpoints; 0 writes only the last one.
+        keep_checkpoints: how many are kept.
+        compile: torch.compile the networks (worth its minute on long runs).
+        max_bad_steps: steps in a row with a loss that is not finite before the run stops.
+    """
+
+    steps: int = 240
+    batch_size: int = 8
+    accumulation: int = 1
+    lr_student: float = 1e-3
+    lr_teacher: float = 1e-4
+    weight_decay: float = 1e-4
+    warmup: float = 0.05
+    forward_only: float = 0.2
+    ramp: float = 0.1
+    teacher_frozen: float = 0.2
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    log_every: int = 20
+    checkpoint_seconds: float = 60.0
+    keep_checkpoints: int = 2
+    compile: bool = False
+    max_bad_steps: int = 10
+
+
+@dataclass
+class MapConfig:
+    """From discrepancies to a map and a score.
+
+    Args:
+        combine: how levels are combined after upsampling.
+        sigma: of the Gaussian blur, in pixels at 256 px (scaled with the picture); 0 is none.
+        score: ``max`` of the map or mean of the ``topk`` largest pixels.
+        topk: pixels of the ``topk`` score.
+        calibrate_levels: divide each level's discrepancy by its mean on held-out normals, so that no level drowns another.
+        false_alarms: target share of good pictures above the threshold.
+    """
+
+    combine: Literal["sum", "mean", "product"] = "sum"
+    sigma: float = 4.0
+    score: Literal["max", "topk"] = "max"
+    topk: int = 100
+    calibrate_levels: bool = True
+    false_alarms: float = 0.05
+
+
+@dataclass
+class RunConfig:
+    """Everything about a run.
+
+    Args:
+        output: the run folder; default runs/NAME-OF-THE-DATA-AND-METHOD.
+        seed: of every random choice.
+        deepspeed_config: a DeepSpeed JSON file; its keys go before ours.
+        resume: ``auto`` goes on from the run folder's newest good checkpoint, ``never`` starts anew.
+        report: write report.html.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    simulation: SimulationConfig = field(default_factory=SimulationConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    map: MapConfig = field(default_factory=MapConfig)
+    output: str | None = None
+    seed: int = 0
+    deepspeed_config: str | None = None
+    resume: Literal["auto", "never"] = "auto"
+    report: bool = True
+
+
+class ConfigError(UserError, ValueError):
+    """A setting that cannot work; the message names the key, the value and the remedy."""
+
+
+def check(config: RunConfig) -> None:
+    """Refuse settings that cannot work before anything is computed.
+
+    Raises:
+        ConfigError: names the key, what was found, and what to do.
+    """
+    training, objective = config.training, config.objective
+    _positive("training.steps", training.steps)
+    _positive("training.batch_size", training.batch_size)
+    _positive("model.size", config.model.size)
+    _within("objective.beta", objective.beta, 0, 1)
+    _within("objective.margin", objective.margin, 0, 2)
+    _within("model.bound", config.model.bound, 0, 1)
+    _within("data.holdout", config.data.holdout, 0, 0.9)
+    _within("map.false_alarms", config.map.false_alarms, 0, 1)
+    if config.data.image_size % 32 or config.data.image_size < 64:
+        raise ConfigError(f"data.image_size: {config.data.image_size} is not a multiple of 32 of at least 64.")
+    if training.lr_teacher > 0.1 * training.lr_student * (1 + 1e-9):
+        raise ConfigError(
+            f"training.lr_teacher: {training.lr_teacher} is above a tenth of training.lr_student ({training.lr_student}); "
+            "a faster teacher runs away from its anchor. Lower it."
+        )
+    phases = training.forward_only + training.ramp + training.teacher_frozen
+    if not 0 <= phases <= 1:
+        raise ConfigError(f"training.forward_only + ramp + teacher_frozen: {phases:.2f} is not within 0 and 1.")
+    if config.data.format != "textures" and config.data.root is None:
+        raise ConfigError(f"data.root: data.format {config.data.format} needs the folder of the data set. Give --data.root DIR.")
+
+
+def _positive(key: str, value: float) -> None:
+    if value <= 0:
+        raise ConfigError(f"{key}: {value} is not positive.")
+
+
+def _within(key: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{key}: {value} is not within {low} and {high}.")
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """Nested plain data, ready for YAML or JSON."""
+    return asdict(config)
+
+
+def save(config: RunConfig, path: Path) -> None:
+    """Write the YAML view; ``bikd train --config`` takes it as it is."""
+    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))

