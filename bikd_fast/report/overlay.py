@@ -1,0 +1,86 @@
+"""A picture with its anomaly map over it, and the outline of what exceeds the threshold."""
+
+import numpy as np
+from PIL import Image
+
+from bikd_fast.report.colormap import HEAT
+
+_STRONGEST = 0.8  # opacity of the hottest colour: the picture stays visible underneath
+
+
+def draw_overlay(
+    picture: np.ndarray, map: np.ndarray, *, threshold: float | None = None, low: float, high: float
+) -> np.ndarray:
+    """The picture under its heat map; regions with map >= threshold get an outline.
+
+    picture: uint8 (H, W, 3) RGB. map: real (h, w), any size, it is stretched over the whole picture (bilinear, half-pixel
+    centres). low and high: the map values drawn transparent and hottest; give all pictures of a set the same two
+    (`heat_range`), else they cannot be compared. threshold: in map units; None draws no outline.
+    Returns a new uint8 (H, W, 3). Raises ValueError for wrong shapes, a NaN in the map, or low >= high.
+    """
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        raise ValueError(f"picture must be uint8 (H, W, 3), found {picture.dtype} {picture.shape}")
+    large = resize_map(map, picture.shape[1], picture.shape[0])
+    colour, alpha = heat_layer(large, low=low, high=high)
+    drawn = picture + (colour.astype(np.float32) - picture) * alpha[..., None]
+    out = np.round(drawn).clip(0, 255).astype(np.uint8)
+    if threshold is not None and not np.isnan(threshold):
+        _draw_outline(out, large >= threshold)
+    return out
+
+
+def resize_map(map: np.ndarray, width: int, height: int) -> np.ndarray:
+    """float32 (height, width): the map (h, w) stretched bilinearly, averaged where it shrinks. NaN is a ValueError."""
+    if map.ndim != 2 or 0 in map.shape:
+        raise ValueError(f"map must be (h, w), found {map.shape}")
+    values = np.ascontiguousarray(map, dtype=np.float32)
+    if np.isnan(values).any():
+        raise ValueError("map contains NaN: the detector that made it is broken, and no colour stands for it")
+    values = values.clip(-3e38, 3e38)  # an infinity would spread as NaN in the interpolation
+    return np.asarray(Image.fromarray(values).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def heat_layer(map: np.ndarray, *, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
+    """Colour uint8 (H, W, 3) and opacity float32 (H, W) in [0, 1] of a map (H, W); transparent at and below low."""
+    if not low < high:
+        raise ValueError(f"low must be below high, found low={low}, high={high}")
+    heat = ((map.astype(np.float32) - low) / (high - low)).clip(0, 1)
+    return HEAT[np.round(heat * 255).astype(np.uint8)], _STRONGEST * heat * (2 - heat)
+
+
+def heat_range(maps: np.ndarray, labels: np.ndarray, threshold: float | None = None) -> tuple[float, float]:
+    """One (low, high) for all maps (N, h, w) of a category, so that their pictures can be compared.
+
+    low: exceeded by 5 % of the pixels of normal pictures (labels == 0; of all where none is normal). high: the larger of
+    the 90th percentile of the maps' maxima and, so that a region at the threshold is clearly coloured, twice the
+    threshold's distance from low. Pixels are sampled on a grid; a constant map gives a range of width one.
+    """
+    step = max(1, maps.shape[-1] // 64)
+    normal = maps[labels == 0] if (labels == 0).any() else maps
+    if maps.size == 0:
+        return 0.0, 1.0
+    low = float(np.quantile(normal[:, ::step, ::step].astype(np.float32), 0.95))
+    high = float(np.quantile(maps.max(axis=(1, 2)).astype(np.float32), 0.9))
+    if threshold is not None and np.isfinite(threshold) and threshold > low:
+        high = max(high, low + 2 * (threshold - low))
+    return (low, high) if np.isfinite(low) and np.isfinite(high) and low < high else (low, low + 1.0)
+
+
+def _draw_outline(picture: np.ndarray, inside: np.ndarray) -> None:
+    """A light line on the region's inner edge and a dark one outside it: seen on any background. In place."""
+    width = max(1, round(min(inside.shape) / 256))
+    picture[_grow(inside, width) & ~inside] = (20, 16, 28)
+    picture[inside & _grow(~inside, width)] = (255, 255, 255)
+
+
+def _grow(mask: np.ndarray, by: int) -> np.ndarray:
+    """bool (H, W): the mask dilated by a square of 2 * by + 1."""
+    for axis in (0, 1):
+        grown = mask.copy()
+        for shift in range(1, by + 1):
+            ahead, behind = (slice(shift, None), slice(None, -shift))
+            one, two = ((ahead, behind) if axis == 0 else ((slice(None), ahead), (slice(None), behind)))
+            grown[one] |= mask[two]
+            grown[two] |= mask[one]
+        mask = grown
+    return mask
