@@ -1,0 +1,104 @@
+"""The upsample-and-blur matrices: bilinear upsampling and Gaussian blur of one axis as one small dense matrix.
+
+Both are linear and separable, so blur(up(d)) = A d B^T with A (H, h) and B (W, w). The matrices are built in float64
+with numpy, once for each shape, and kept.
+
+Sources: bilinear weights as in torch.nn.functional.interpolate; Gaussian taps as in scipy.ndimage.gaussian_filter
+(order 0, radius int(truncate * sigma + 0.5), taps normalised to one).
+"""
+
+import math
+from functools import lru_cache
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+Padding = Literal["zeros", "replicate", "reflect", "symmetric", "circular"]
+PADDINGS: tuple[str, ...] = get_args(Padding)
+TRUNCATE = 4.0
+
+
+def upsample_matrix(source: int, target: int, align_corners: bool = False) -> NDArray[np.float64]:
+    """Weights (target, source) of one axis of F.interpolate(mode="bilinear", size=target)."""
+    _check_length(source, "source")
+    _check_length(target, "target")
+    i = np.arange(target, dtype=np.float64)
+    if align_corners:
+        x = i * ((source - 1) / (target - 1)) if target > 1 else np.zeros(1)
+    else:
+        x = np.maximum((i + 0.5) * (source / target) - 0.5, 0.0)
+    low = np.minimum(x.astype(np.int64), source - 1)
+    high = np.minimum(low + 1, source - 1)
+    fraction = x - low
+    rows = np.arange(target)
+    matrix = np.zeros((target, source))
+    np.add.at(matrix, (rows, low), 1.0 - fraction)
+    np.add.at(matrix, (rows, high), fraction)
+    return matrix
+
+
+def gaussian_taps(sigma: float, truncate: float = TRUNCATE) -> NDArray[np.float64]:
+    """The 2 r + 1 taps of a Gaussian of `sigma` pixels, r = int(truncate sigma + 0.5), summing to one."""
+    if not (math.isfinite(sigma) and sigma >= 0):
+        raise ValueError(f"sigma must be a finite number >= 0 (pixels of the map; 0 is no blur), got {sigma}")
+    if sigma == 0:
+        return np.ones(1)
+    radius = int(truncate * sigma + 0.5)
+    taps = np.exp(-0.5 / (sigma * sigma) * np.arange(-radius, radius + 1) ** 2)
+    return taps / taps.sum()
+
+
+def fold(index: NDArray[np.int64], length: int, padding: str) -> NDArray[np.int64]:
+    """Position inside [0, length) that a padded position reads; -1 where it reads zero.
+
+    Names as in torch.nn.functional.pad, and as in numpy.pad for "symmetric" (which scipy.ndimage calls "reflect").
+    Unlike torch, the padding may be wider than the axis: it is then folded again, as numpy and scipy do.
+    """
+    if padding == "zeros":
+        return np.where((index >= 0) & (index < length), index, -1)
+    if padding == "replicate":
+        return np.clip(index, 0, length - 1)
+    if padding == "circular":
+        return index % length
+    if padding == "symmetric":
+        index = index % (2 * length)
+        return np.minimum(index, 2 * length - 1 - index)
+    if padding == "reflect":
+        if length == 1:
+            return np.zeros_like(index)
+        index = index % (2 * length - 2)
+        return np.minimum(index, 2 * length - 2 - index)
+    raise ValueError(f"padding must be one of {', '.join(PADDINGS)}, got {padding!r}")
+
+
+def blur_matrix(length: int, sigma: float, padding: str = "reflect") -> NDArray[np.float64]:
+    """Gaussian blur of an axis as a (length, length) matrix."""
+    _check_length(length, "length")
+    taps = gaussian_taps(sigma)
+    radius = len(taps) // 2
+    rows = np.arange(length)[:, None]
+    columns = fold(rows + np.arange(-radius, radius + 1)[None, :], length, padding)
+    matrix = np.zeros((length, length))
+    rows, weights = np.broadcast_to(rows, columns.shape), np.broadcast_to(taps, columns.shape)
+    inside = columns >= 0
+    np.add.at(matrix, (rows[inside], columns[inside]), weights[inside])
+    return matrix
+
+
+@lru_cache(maxsize=256)
+def resample_matrix(
+    source: int, target: int, sigma: float = 0.0, align_corners: bool = False, padding: str = "reflect"
+) -> NDArray[np.float64]:
+    """blur @ upsample of one axis, float64 (target, source), read-only; kept for the next call with the same arguments.
+
+    sigma is in pixels of the target. Raises ValueError for an unknown padding, a negative sigma or an empty axis.
+    """
+    matrix = blur_matrix(target, float(sigma), padding) @ upsample_matrix(source, target, align_corners)
+    matrix.setflags(write=False)
+    return matrix
+
+
+def _check_length(length: int, name: str) -> None:
+    if length < 1:
+        raise ValueError(f"{name} must be at least 1, got {length}")
