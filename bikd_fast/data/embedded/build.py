@@ -1,0 +1,118 @@
+"""Writing the embedded data set: every picture from its own random stream, the whole set appearing at once."""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from bikd_fast.data.embedded.defects import DEFECTS
+from bikd_fast.data.embedded.raster import Rng
+from bikd_fast.data.embedded.scene import Scene, photograph
+from bikd_fast.data.embedded.sources import Parts, read_parts
+from bikd_fast.data.embedded.surfaces import brick, grass, gravel, tiles
+
+VERSION = 1  # raise it whenever a picture would come out differently: the folder's name follows
+SEED = 20260
+COUNTS = {"train": 64, "good": 24, "defect": 5}  # pictures a category; defects are counted by kind
+
+CATEGORIES: dict[str, Callable[[Rng, Parts], Scene]] = {
+    "brick": brick,
+    "grass": grass,
+    "gravel": gravel,
+    "tiles": tiles,
+}
+
+
+def render(category: str, split: str, kind: str, index: int, parts: Parts) -> tuple[np.ndarray, np.ndarray | None]:
+    """One picture, uint8 (256, 256) or (256, 256, 3), and its mask, bool (256, 256), None for a normal one.
+
+    The random stream depends on the names and the index only, so pictures may be made in any order and alone."""
+    words = [int.from_bytes(word.encode()[:16].ljust(16, b"\0"), "little") for word in (category, split, kind)]
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([SEED, *words, index])))
+    scene = CATEGORIES[category](rng, parts)
+    if kind == "good":
+        return _squeezed(photograph(rng, scene.picture)), None
+    damaged, mask = DEFECTS[kind](rng, scene)
+    return _squeezed(photograph(rng, scene.picture, damaged, mask)), mask
+
+
+def _squeezed(picture: np.ndarray) -> np.ndarray:
+    return picture[:, :, 0] if picture.shape[2] == 1 else picture
+
+
+def cache_folder() -> Path:
+    """Where the embedded set is kept by default: bikd_fast under $XDG_CACHE_HOME or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bikd_fast"
+
+
+def ensure_textures(root: Path | None = None) -> Path:
+    """The folder of the embedded set in MVTec AD's layout, written on first use (about ten seconds).
+
+    root: the folder to keep it in, None for cache_folder(). Safe when several processes start at once: one writes, into a temporary
+    folder that is renamed when complete, and the others wait. Raises DataError if root can't be written."""
+    home = Path(root) if root is not None else cache_folder()
+    folder = home / f"textures-v{VERSION}"
+    if (folder / "about.json").is_file():
+        return folder
+    home.mkdir(parents=True, exist_ok=True)
+    with _alone(home / f".textures-v{VERSION}.lock"):
+        if not (folder / "about.json").is_file():
+            draft = Path(tempfile.mkdtemp(prefix=f".textures-v{VERSION}-", dir=home))
+            try:
+                write_textures(draft)
+                draft.chmod(0o755)
+                draft.rename(folder)
+            except BaseException:
+                shutil.rmtree(draft, ignore_errors=True)
+                if not (folder / "about.json").is_file():  # else another machine on the same disk was first
+                    raise
+    return folder
+
+
+def write_textures(folder: Path) -> None:
+    """All categories into an existing folder, about.json last."""
+    jobs = []
+    for category in CATEGORIES:
+        jobs += [(category, "train", "good", i) for i in range(COUNTS["train"])]
+        jobs += [(category, "test", "good", i) for i in range(COUNTS["good"])]
+        jobs += [(category, "test", kind, i) for kind in DEFECTS for i in range(COUNTS["defect"])]
+        for split, kind in {job[1:3] for job in jobs}:
+            (folder / category / split / kind).mkdir(parents=True, exist_ok=True)
+            if kind != "good":
+                (folder / category / "ground_truth" / kind).mkdir(parents=True, exist_ok=True)
+    parts = {split: read_parts(split) for split in ("train", "test")}
+
+    def write(job: tuple[str, str, str, int]) -> None:
+        category, split, kind, index = job
+        picture, mask = render(category, split, kind, index, parts[split])
+        Image.fromarray(picture).save(folder / category / split / kind / f"{index:03d}.png", compress_level=1)
+        if mask is not None:
+            truth = folder / category / "ground_truth" / kind / f"{index:03d}_mask.png"
+            Image.fromarray(mask.astype(np.uint8) * 255).save(truth, compress_level=1)
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for _ in pool.map(write, jobs):
+            pass
+    about = {"version": VERSION, "seed": SEED, "categories": list(CATEGORIES), "pictures": len(jobs)}
+    (folder / "about.json").write_text(json.dumps(about, indent=1) + "\n")
+
+
+@contextlib.contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Hold an advisory lock on a file; where the system has none, go on without (the rename still keeps the result whole)."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with lock.open("w") as file:
+        with contextlib.suppress(OSError):  # some network disks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,60 @@
+"""Looking into folders: which files are pictures, which mask belongs to which picture."""
+
+from pathlib import Path
+
+from bikd_fast.data.errors import DataError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".jp2"})
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    """The picture files directly in a folder, by name; hidden files (._001.png of a Mac) and other suffixes left out."""
+    if not folder.is_dir():
+        return []
+    found = (f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith(".") and f.is_file())
+    return sorted(found, key=lambda f: f.name)
+
+
+def require_pictures(folder: Path) -> list[Path]:
+    """list_pictures, or a DataError that says what was found instead."""
+    pictures = list_pictures(folder)
+    if not pictures:
+        if not folder.is_dir():
+            found = "no such folder"
+        else:
+            files = [f.name for f in folder.iterdir()]
+            found = f"no pictures among its {len(files)} entries ({', '.join(sorted(files)[:3])} ...)" if files else "empty"
+        raise DataError(f"{folder}: {found}. Put pictures there ({' '.join(sorted(SUFFIXES))}).")
+    return pictures
+
+
+def sub_folders(folder: Path) -> list[Path]:
+    """The visible sub-folders of a folder, by name."""
+    if not folder.is_dir():
+        return []
+    return sorted((f for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")), key=lambda f: f.name)
+
+
+def match_masks(pictures: list[Path], mask_folder: Path) -> list[Path]:
+    """The mask of every picture: the file in mask_folder named STEM_mask.* or STEM.*, in the order of the pictures.
+
+    Raises DataError for a picture without its mask and for a mask without its picture."""
+    masks: dict[str, Path] = {}
+    for file in list_pictures(mask_folder):
+        masks[file.stem] = file
+    paired = []
+    for picture in pictures:
+        mask = masks.pop(f"{picture.stem}_mask", None) or masks.pop(picture.stem, None)
+        if mask is None:
+            raise DataError(
+                f"{picture}: no mask {picture.stem}_mask.png in {mask_folder}. Add it, or take all masks away to "
+                "measure pictures only."
+            )
+        paired.append(mask)
+    if masks:
+        orphan = next(iter(masks.values()))
+        raise DataError(
+            f"{orphan}: a mask without its picture (looked for {orphan.stem.removesuffix('_mask')}.* beside the other "
+            "pictures). Restore the picture or remove the mask."
+        )
+    return paired
