@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from bikd_fast.metrics.inputs import fit
+from bikd_fast.metrics.inputs import fit, nan_error
 
 
 def count_pixels(
@@ -42,10 +42,7 @@ def count_pixels(
             rung = (place - 1).clamp_(min=0)
             at += torch.bincount(rung[steps[rung] == pixels], minlength=count)
     if bool(broken):  # looked at once, at the end: asking sooner would wait for the device after every batch
-        bad = next(i for i, m in enumerate(maps) if bool(m.isnan().any()))
-        raise ValueError(
-            f"maps[{bad}] contains NaN: a map with NaN cannot be ranked; look for the division or overflow that made it"
-        )
+        raise nan_error(next(i for i, m in enumerate(maps) if bool(m.isnan().any())))
     return torch.cumsum(places, 0)[:count].cpu().numpy(), at.cpu().numpy()
 
 

@@ -56,6 +56,12 @@ def check_pairs(maps: Sequence[Plane], masks: Sequence[Plane]) -> None:
         raise ValueError(f"maps lie on several devices: {sorted({str(device_of(m)) for m in maps})}")
 
 
+def nan_error(image: int) -> ValueError:
+    return ValueError(
+        f"maps[{image}] contains NaN, which cannot be ranked: look for the division or overflow that made it"
+    )
+
+
 def is_float(plane: Plane) -> bool:
     return plane.dtype.is_floating_point if isinstance(plane, torch.Tensor) else plane.dtype.kind == "f"
 

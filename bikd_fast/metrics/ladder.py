@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bikd_fast.metrics.inputs import Plane, fit
+from bikd_fast.metrics.inputs import Plane, fit, nan_error
 
 
 @dataclass(frozen=True)
@@ -165,15 +165,10 @@ def _count(
         keys = buffer[:used]
         keys.sort()
         if np.isnan(keys[-1]):  # sorting puts NaN last, so this one look finds any
-            raise ValueError(_where_nan(maps, sorted({image for image, _, _ in job})))
+            raise nan_error(next(i for i, _, _ in job if np.isnan(maps[i]).any()))
         left = np.searchsorted(keys, values, "left")
         below += left
         # Only rungs that occur in this chunk can have a different right end.
         here = np.flatnonzero(keys[np.minimum(left, used - 1)] == values)
         at[here] += np.searchsorted(keys, values[here], "right") - left[here]
     return below, at
-
-
-def _where_nan(maps: Sequence[Plane], images: Sequence[int]) -> str:
-    bad = next((i for i in images if np.isnan(maps[i]).any()), None)
-    return f"maps[{bad}] contains NaN: a map with NaN cannot be ranked; look for the division or overflow that made it"

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from bikd_fast.metrics import closed_form, device, ranks
-from bikd_fast.metrics.inputs import Plane, common_dtype, fit
+from bikd_fast.metrics.inputs import Plane, common_dtype, fit, nan_error
 from bikd_fast.metrics.ladder import Ladder, build, count_pixels, rungs
 from bikd_fast.metrics.regions import Regions
 
@@ -111,10 +111,7 @@ def positive_scores(
         else:
             out[part] = flat[regions.offset[part]]
         if np.isnan(out[part]).any():
-            raise ValueError(
-                f"maps[{i}] contains NaN: a map with NaN cannot be ranked; look for the division or overflow that made
-                it"
-            )
+            raise nan_error(int(i))
     return out
 
 
