@@ -1,0 +1,140 @@
+"""The detector: what is saved, loaded, run and exported. Pictures in, anomaly map and score out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from bikd_kernels import anomaly_map
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from bikd_fast.config import MapConfig, ModelConfig
+from bikd_fast.errors import UserError
+from bikd_fast.models.backbone import Backbone
+from bikd_fast.models.students import STUDENTS
+from bikd_fast.models.teacher import Adapter
+
+FILE_NAME = "detector.safetensors"
+FORMAT = 1
+
+
+class DetectorError(UserError):
+    """A detector file is missing, damaged, or of another format; the message names it."""
+
+
+class Detector(nn.Module):
+    """Backbone, adapter, student and map head of one trained detector.
+
+    Args:
+        model, map_config: the settings it was built with.
+        image_size: side of the square that it reads, in pixels.
+
+    Attributes:
+        level_scale: (L,) weights of the levels in the map, set by calibration on held-out normals.
+        threshold: 0-dim, the score above which a picture is called anomalous; NaN until calibrated.
+        pixel_threshold: 0-dim, the same for a pixel of the map.
+        about: free metadata (categories, how the threshold was chosen, versions), plain JSON.
+    """
+
+    level_scale: torch.Tensor
+    threshold: torch.Tensor
+    pixel_threshold: torch.Tensor
+
+    def __init__(self, model: ModelConfig, map_config: MapConfig, image_size: int) -> None:
+        super().__init__()
+        self.model_config, self.map_config, self.image_size = model, map_config, image_size
+        self.backbone = Backbone(model.teacher, model.strides, image_size)
+        channels, strides = self.backbone.channels, self.backbone.strides
+        self.adapter = Adapter(channels, model.bound) if model.adapter else None
+        self.student = STUDENTS[model.student](channels, strides, size=model.size, depth=model.depth)
+        self.register_buffer("level_scale", torch.ones(len(channels)))
+        self.register_buffer("threshold", torch.tensor(float("nan")))
+        self.register_buffer("pixel_threshold", torch.tensor(float("nan")))
+        self.about: dict[str, Any] = {}
+
+    def features(self, pictures: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """(B, 3, S, S) in [0, 1] -> teacher's and student's levels, each [(B, C_k, H_k, W_k)]."""
+        frozen = self.backbone(pictures)
+        student = self.student(self.backbone.normalise(pictures), frozen)
+        teacher = self.adapter.adapt(frozen) if self.adapter is not None else frozen
+        return teacher, student
+
+    def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, 3, S, S) float in [0, 1] -> anomaly map (B, S, S) and score (B,), float32, higher = more anomalous."""
+        teacher, student = self.features(pictures)
+        return self.head(teacher, student)
+
+    def head(self, teacher: Sequence[torch.Tensor], student: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Levels -> map and score, by the one fused operator."""
+        config = self.map_config
+        anomaly, score = anomaly_map(
+            list(teacher),
+            list(student),
+            self.image_size,
+            scale_weights=self.level_scale,
+            combine=config.combine,
+            sigma=config.sigma * self.image_size / 256,
+            score=config.score,
+            topk=config.topk,
+        )
+        return anomaly, score
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file (weights, thresholds, settings as JSON metadata); a folder gets ``detector.safetensors``.
+
+        The backbone travels inside, so that loading needs no hub and no second file.
+        """
+        path = path / FILE_NAME if path.is_dir() else path
+        described = {
+            "format": FORMAT,
+            "model": asdict(self.model_config),
+            "map": asdict(self.map_config),
+            "image_size": self.image_size,
+            "about": self.about,
+        }
+        tensors = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
+        temporary = path.with_suffix(".tmp")
+        save_file(tensors, temporary, metadata={"bikd_fast": json.dumps(described)})
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, run: str | Path, device: str | torch.device = "cpu") -> Detector:
+        """Load from a run folder or a detector file; runs no code of the file.
+
+        Raises:
+            DetectorError: no detector there, several to choose from, a damaged file or another format.
+        """
+        path = _find(Path(run))
+        try:
+            with safe_open(path, framework="pt") as file:
+                described = json.loads((file.metadata() or {}).get("bikd_fast", "null"))
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+        except Exception as error:
+            raise DetectorError(f"{path}: not a readable safetensors file ({error}). Train again or restore a copy.") from error
+        if not isinstance(described, dict) or described.get("format") != FORMAT:
+            raise DetectorError(f"{path}: not a detector of format {FORMAT}; it was not written by this version of bikd_fast.")
+        model, map_config = dict(described["model"]), described["map"]
+        detector = cls(ModelConfig(**model), MapConfig(**map_config), described["image_size"])
+        detector.backbone.fold()
+        detector.load_state_dict(tensors)
+        detector.about = described["about"]
+        return detector.to(device).eval().requires_grad_(False)
+
+
+def _find(path: Path) -> Path:
+    if path.is_file():
+        return path
+    if (path / FILE_NAME).is_file():
+        return path / FILE_NAME
+    inside = sorted(p.parent.name for p in path.glob(f"*/{FILE_NAME}")) if path.is_dir() else []
+    if len(inside) == 1:
+        return path / inside[0] / FILE_NAME
+    if inside:
+        raise DetectorError(f"{path} holds detectors of {len(inside)} categories; name one: {path}/{{{','.join(inside)}}}.")
+    raise DetectorError(f"{path}: no {FILE_NAME} there. Give the folder of a finished run.")

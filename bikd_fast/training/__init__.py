@@ -1,0 +1,1 @@
+"""Training: the loop, its schedule, the DeepSpeed engine under it, checkpoints."""

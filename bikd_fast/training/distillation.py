@@ -1,0 +1,88 @@
+"""The one module that DeepSpeed trains: adapter and student, and the bidirectional objective over their features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from bikd_kernels import bidirectional_loss, cosine_discrepancy
+from torch import nn
+
+from bikd_fast.config import ObjectiveConfig
+from bikd_fast.models.teacher import Adapter
+
+Levels = list[torch.Tensor]
+
+
+@dataclass
+class Inputs:
+    """What one micro-batch brings to the objective.
+
+    Attributes:
+        clean: [E_k(x)], frozen.
+        corrupt: [E_k(x~)], frozen; None where neither the backward direction nor a feature-fed student needs it.
+        nuisance, corrupted: (B, 3, S, S) normalised pictures n(x) and x~ for a student that sees pictures.
+        regions: [(B, H_k, W_k) uint8] of :func:`bikd_kernels.region_maps`; None in forward-only steps.
+        counts: (L, 2) divisors of the two regions' means, global over ranks.
+    """
+
+    clean: Levels
+    corrupt: Levels | None
+    nuisance: torch.Tensor
+    corrupted: torch.Tensor
+    regions: Levels | None = None
+    counts: torch.Tensor | None = None
+
+
+class Distillation(nn.Module):
+    """Both directions of distillation in one forward pass (one engine: two engines with a joint loss fail at ZeRO 0)."""
+
+    def __init__(self, adapter: Adapter | None, student: nn.Module, config: ObjectiveConfig) -> None:
+        super().__init__()
+        self.adapter, self.student, self.config = adapter, student, config
+
+    def forward(self, inputs: Inputs, beta: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Loss with gradient (scalar) and detached terms; ``beta`` = 0 needs neither ``corrupt`` nor ``regions``."""
+        student_clean, student_corrupt = self._students(inputs)
+        if beta == 0:
+            return self._forward_only(inputs, student_clean, student_corrupt)
+        assert self.adapter is not None and inputs.corrupt is not None and inputs.regions is not None
+        config = self.config
+        return bidirectional_loss(
+            inputs.clean,
+            inputs.corrupt,
+            student_clean,
+            student_corrupt,
+            inputs.regions,
+            adapter_clean=self.adapter(inputs.clean),
+            adapter_corrupt=self.adapter(inputs.corrupt),
+            bound=self.adapter.bound,
+            beta=beta,
+            margin=config.margin,
+            forward_weights=(config.forward_corrupt, config.forward_clean),
+            use_con=config.con,
+            use_div=config.div,
+            use_anc=config.anc,
+            counts=inputs.counts,
+        )
+
+    def _students(self, inputs: Inputs) -> tuple[Levels, Levels]:
+        """S(n(x)) and S(x~) in one pass over a batch of both."""
+        count = inputs.corrupted.shape[0]
+        if self.student.reads == "image":
+            both = self.student(torch.cat([inputs.nuisance, inputs.corrupted]).contiguous(memory_format=torch.channels_last))
+        else:
+            assert inputs.corrupt is not None
+            both = self.student(None, [torch.cat([a, b]) for a, b in zip(inputs.clean, inputs.corrupt)])
+        return [f[:count] for f in both], [f[count:] for f in both]
+
+    def _forward_only(self, inputs: Inputs, clean: Levels, corrupt: Levels) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        teacher = inputs.clean
+        if self.adapter is not None:
+            with torch.no_grad():
+                teacher = self.adapter.adapt(teacher)
+        of_corrupt = cosine_discrepancy(teacher, corrupt, dead="zero")
+        of_clean = cosine_discrepancy(teacher, clean, dead="zero")
+        loss = self.config.forward_corrupt * of_corrupt + self.config.forward_clean * of_clean
+        terms = {"forward_corrupt": of_corrupt, "forward_clean": of_clean, "forward": loss}
+        return loss, {name: value.detach() for name, value in terms.items()}

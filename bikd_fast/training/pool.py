@@ -1,0 +1,60 @@
+"""The training set as the device sees it: uint8 pictures and, where they fit, the frozen backbone's features of each."""
+
+from __future__ import annotations
+
+import psutil
+import torch
+
+from bikd_fast.models.backbone import Backbone
+
+FEATURE_SHARE = 0.25  # of the free memory that cached features may take
+
+
+class Pool:
+    """Pictures (M, 3, S, S) uint8 on the device, and E(x) of every one, computed once.
+
+    Args:
+        pictures: uint8 (M, 3, S, S).
+        backbone: frozen E, on the device.
+        dtype: of the cached features.
+        cache: whether features may be cached at all.
+    """
+
+    def __init__(self, pictures: torch.Tensor, backbone: Backbone, device: torch.device, dtype: torch.dtype, cache: bool = True) -> None:
+        self.device, self.dtype, self.backbone = device, dtype, backbone
+        self.pictures = pictures.to(device)
+        self.features: list[torch.Tensor] | None = None
+        if cache and self._fits():
+            chunks = [self.frozen(self.load(torch.arange(i, min(i + 8, len(pictures))))) for i in range(0, len(pictures), 8)]
+            self.features = [
+                torch.cat([chunk[k] for chunk in chunks]).contiguous(memory_format=torch.channels_last)
+                for k in range(len(backbone.channels))
+            ]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def load(self, index: torch.Tensor) -> torch.Tensor:
+        """Pictures at ``index`` as float32 (B, 3, S, S) in [0, 1]."""
+        return self.pictures[index.to(self.device)].float().div_(255)
+
+    @torch.no_grad()
+    def frozen(self, pictures: torch.Tensor) -> list[torch.Tensor]:
+        """E of float pictures in [0, 1], in the pool's dtype."""
+        x = pictures.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            return [f.to(self.dtype) for f in self.backbone(x)]
+
+    def clean(self, index: torch.Tensor, pictures: torch.Tensor) -> list[torch.Tensor]:
+        """E(x) of the pictures at ``index``: from the cache, else computed from ``pictures``."""
+        if self.features is None:
+            return self.frozen(pictures)
+        where = index.to(self.device)
+        return [f[where] for f in self.features]
+
+    def _fits(self) -> bool:
+        side = self.pictures.shape[-1]
+        numbers = sum(c * (side // s) ** 2 for c, s in zip(self.backbone.channels, self.backbone.strides))
+        needed = numbers * len(self) * torch.finfo(self.dtype).bits // 8
+        free = torch.cuda.mem_get_info()[0] if self.device.type == "cuda" else psutil.virtual_memory().available
+        return needed <= FEATURE_SHARE * free

@@ -1,0 +1,50 @@
+"""When what is trained: phases of the bidirectional schedule and the rates (method.md, "Schedule")."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from bikd_fast.config import ObjectiveConfig, TrainingConfig
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What holds at one step.
+
+    Attributes:
+        name: forward, ramp, both, or frozen.
+        beta: forward/backward balance of this step.
+        student, teacher: factors of the two peak rates.
+    """
+
+    name: str
+    beta: float
+    student: float
+    teacher: float
+
+    @property
+    def backward(self) -> bool:
+        """Whether the backward direction takes part (the corrupted picture's frozen features are needed)."""
+        return self.beta > 0
+
+
+def phase(step: int, training: TrainingConfig, objective: ObjectiveConfig, adapter: bool) -> Phase:
+    """The phase of a step, 0 <= step < training.steps.
+
+    The first part is forward only, then beta ramps in linearly, then both directions run; in the last part the teacher is
+    frozen and the student runs at a tenth of its rate. Rates warm up linearly and fall by a half cosine to a tenth.
+    """
+    progress = step / training.steps
+    warm = min(1.0, (step + 1) / max(1.0, training.warmup * training.steps))
+    last = 1 - training.teacher_frozen
+    if progress >= last:
+        return Phase("frozen", 0.0, 0.1, 0.0)
+    cosine = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress / last))
+    if not adapter or objective.beta == 0 or progress < training.forward_only:
+        return Phase("forward", 0.0, warm * cosine, 0.0)
+    into = progress - training.forward_only
+    if into < training.ramp:
+        share = (into + 1 / training.steps) / training.ramp
+        return Phase("ramp", objective.beta * min(1.0, share), warm * cosine, min(1.0, share) * cosine)
+    return Phase("both", objective.beta, warm * cosine, cosine)

@@ -1,0 +1,116 @@
+"""The loop: one detector from one set of good pictures."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from bikd_kernels import region_counts, region_maps
+
+from bikd_fast.config import RunConfig
+from bikd_fast.errors import UserError
+from bikd_fast.models.detector import Detector
+from bikd_fast.simulation import Simulator
+from bikd_fast.training import engine as engines
+from bikd_fast.training.distillation import Distillation, Inputs
+from bikd_fast.training.distributed import Ranks
+from bikd_fast.training.log import Log
+from bikd_fast.training.pool import Pool
+from bikd_fast.training.sampling import Batch, Sampler
+from bikd_fast.training.schedule import Phase, phase
+
+
+class TrainingError(UserError):
+    """Training cannot go on; the message says why and what is left of it."""
+
+
+class Trainer:
+    """Trains one detector; every step is a pure function of (weights, optimizer state, step number).
+
+    Args:
+        config: the run.
+        pictures: uint8 (M, 3, S, S), all good.
+        names: M names, for messages.
+        ranks: this process among all.
+        folder: where log.jsonl and checkpoints/ go.
+        textures: uint8 (K, 3, S, S) of a texture folder, or None.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        pictures: torch.Tensor,
+        names: list[str],
+        ranks: Ranks,
+        folder: Path,
+        textures: torch.Tensor | None = None,
+    ) -> None:
+        training = config.training
+        torch.manual_seed(config.seed)
+        self.config, self.ranks, self.names = config, ranks, names
+        self.detector = Detector(config.model, config.map, config.data.image_size)
+        self.detector.backbone.load(config.model.weights)
+        self.detector.to(ranks.device, memory_format=torch.channels_last)
+        self.dtype = engines.precision(training, ranks.device)
+        self.pool = Pool(pictures, self.detector.backbone, ranks.device, self.dtype)
+        self.simulator = Simulator(config.simulation, self.pool.pictures, None, textures)
+        self.sampler = Sampler(len(pictures), training.batch_size, config.seed, ranks.rank, ranks.world, training.accumulation)
+        module = Distillation(self.detector.adapter, self.detector.student, config.objective)
+        self.user = engines.read_user_config(config.deepspeed_config)
+        self.engine = engines.build(module, training, ranks, self.dtype, self.user)
+        self.log = Log(folder / "log.jsonl", training, ranks)
+        self.step = 0
+
+    def train(self) -> Detector:
+        """Run the remaining steps; returns the detector, in eval mode, not yet calibrated."""
+        training = self.config.training
+        self.engine.train()
+        while self.step < training.steps:
+            now = phase(self.step, training, self.config.objective, self.detector.adapter is not None)
+            self._step(now)
+            self.step += 1
+        self.log.close()
+        self.engine.destroy()
+        return self.detector.eval()
+
+    def _step(self, now: Phase) -> None:
+        training = self.config.training
+        if "scheduler" not in self.user:
+            engines.set_rates(self.engine, {"student": training.lr_student * now.student, "teacher": training.lr_teacher * now.teacher})
+        for batch in self.sampler.batches(self.step):
+            started = time.perf_counter()
+            inputs = self._inputs(batch, now)
+            prepared = time.perf_counter()
+            loss, terms = self.engine(inputs, now.beta)
+            self.engine.backward(loss)
+            self.engine.step()
+            self.log.add(loss, terms, prepared - started, time.perf_counter() - prepared, len(batch.index) * self.ranks.world)
+        self.log.flush(self.step, now)
+
+    def _inputs(self, batch: Batch, now: Phase) -> Inputs:
+        pictures = self.pool.load(batch.index)
+        made = self.simulator(pictures, batch.index.to(self.ranks.device), batch.keys.to(self.ranks.device))
+        backbone = self.detector.backbone
+        clean = self.pool.clean(batch.index, pictures)
+        needs_corrupt = now.backward or self.detector.student.reads == "features"
+        corrupt = self.pool.frozen(made.corrupted) if needs_corrupt else None
+        inputs = Inputs(clean, corrupt, backbone.normalise(made.nuisance), backbone.normalise(made.corrupted))
+        if now.backward:
+            inputs.regions = region_maps(made.mask, [tuple(f.shape[-2:]) for f in clean])
+            inputs.counts = self._global_counts(inputs.regions)
+        return inputs
+
+    def _global_counts(self, regions: list[torch.Tensor]) -> torch.Tensor:
+        """Divisors of the regions' means: over all ranks, divided by their number because gradients are averaged."""
+        counts = region_counts(regions).float()
+        if self.ranks.world > 1:
+            dist.all_reduce(counts)
+            counts /= self.ranks.world
+        return counts
+
+
+def finite(value: float) -> bool:
+    return math.isfinite(value)
