@@ -4,8 +4,10 @@ import math
 from collections.abc import Sequence
 from typing import get_args
 
+import torch
 from torch import Tensor
 
+from . import map_launch  # noqa: F401  registers torch.ops.bikd_kernels.anomaly_map
 from .checks import as_levels, one_of, same_shapes, scale_list
 from .dispatch import choose
 from .reference import anomaly_map as reference
@@ -30,7 +32,7 @@ def anomaly_map(
     return_map: bool = True,
     impl: str = "auto",
 ) -> tuple[Tensor | None, Tensor]:
-    """Anomaly map and image score of a teacher-student pair, for inference.
+    """Anomaly map and image score of a teacher-student pair, for inference: no gradient flows back.
 
     map = blur(combine_l w_l up(d_l)), d_l = 1 - cosine over the channels at each position (eps 1e-8), up = bilinear.
 
@@ -58,8 +60,12 @@ def anomaly_map(
     one_of("score", score, SCORES)
     if score == "topk" and topk < 1:
         raise ValueError(f"topk must be at least 1, got {topk}")
-    choose(impl, [*teacher, *student])
-    return reference.anomaly_map(teacher, student, spec, score, topk, return_map)
+    teacher, student = [t.detach() for t in teacher], [s.detach() for s in student]
+    if choose(impl, [*teacher, *student]) == "reference":
+        return reference.anomaly_map(teacher, student, spec, score, topk, return_map)
+    options = (spec.combine, spec.sigma, spec.align_corners, spec.padding, score, topk, return_map)
+    maps, scores = torch.ops.bikd_kernels.anomaly_map(teacher, student, spec.size, spec.weights, *options)
+    return (maps if return_map else None), scores
 
 
 def _checked(
@@ -73,7 +79,7 @@ def _checked(
     padding: str,
 ) -> reference.MapSpec:
     same_shapes("teacher", teacher, "student", student)
-    for level, (t, s) in enumerate(zip(teacher, student)):
+    for level, t in enumerate(teacher):
         if t.shape[0] != teacher[0].shape[0]:
             raise ValueError(f"level {level} holds {t.shape[0]} images, level 0 holds {teacher[0].shape[0]}")
         if min(t.shape[1:]) < 1:

@@ -102,3 +102,34 @@ def resample_matrix(
 def _check_length(length: int, name: str) -> None:
     if length < 1:
         raise ValueError(f"{name} must be at least 1, got {length}")
+
+
+def windows(matrix: NDArray[np.float64], block: int, chunk: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """The band of a resampling matrix, cut into blocks of rows for a tiled product.
+
+    A block of `block` output rows reads one short run of columns only (a run around the end for circular padding).
+    Returns weights (blocks, block, K) float32 and starts (blocks,) int32 such that row r of block k of the product is
+    sum_i weights[k, r, i] x[(starts[k] + i) % n]. K is a power of two >= 16 up to `chunk`, then a multiple of it; rows
+    past the end and columns outside the run weigh 0.
+    """
+    rows, n = matrix.shape
+    blocks = -(-rows // block)
+    runs = [_run(np.flatnonzero(matrix[k * block : (k + 1) * block].any(axis=0)), n) for k in range(blocks)]
+    longest = max(length for _, length in runs)
+    width = max(16, 1 << (longest - 1).bit_length())
+    if width > chunk:
+        width = -(-longest // chunk) * chunk
+    weights = np.zeros((blocks, block, width), dtype=np.float32)
+    for k, (start, length) in enumerate(runs):
+        part = matrix[k * block : (k + 1) * block]
+        weights[k, : len(part), :length] = part[:, (start + np.arange(length)) % n]
+    return weights, np.array([start for start, _ in runs], dtype=np.int32)
+
+
+def _run(used: NDArray[np.int64], n: int) -> tuple[int, int]:
+    """Start and length of the shortest run, around the end if need be, that holds every used column."""
+    if len(used) == 0:
+        return 0, 1
+    gaps = np.diff(np.append(used, used[0] + n))
+    widest = int(gaps.argmax())
+    return int(used[(widest + 1) % len(used)]), int(n - gaps[widest] + 1)

@@ -49,7 +49,7 @@ def anomaly_map(
     """Reference of bikd_kernels.anomaly_map, arguments checked already; on the CPU it walks the batch in slices."""
     batch = teacher[0].shape[0]
     step = _slice_length(teacher, spec)
-    if step >= batch or torch.compiler.is_compiling() or torch.is_grad_enabled():
+    if step >= batch or torch.compiler.is_compiling():
         maps = combine_maps([discrepancy(t, s, eps) for t, s in zip(teacher, student)], spec)
         return (maps if return_map else None), score_of(maps, score, topk)
     dtype = torch.float64 if teacher[0].dtype == torch.float64 else torch.float32
@@ -96,11 +96,10 @@ def score_of(maps: Tensor, score: Score, topk: int) -> Tensor:
 
 def discrepancy(teacher: Tensor, student: Tensor, eps: float) -> Tensor:
     """1 - cosine over the channels, (B, C, h, w) -> (B, h, w), float32 (float64 for float64 inputs)."""
-    dtype = torch.float64 if teacher.dtype == torch.float64 else torch.float32
+    dtype = torch.float64 if torch.float64 in (teacher.dtype, student.dtype) else torch.float32
     t, s = teacher.to(dtype), student.to(dtype)
-    dot = (t * s).sum(dim=1)
-    norms = (t * t).sum(dim=1).clamp_min(eps * eps).mul((s * s).sum(dim=1).clamp_min(eps * eps))
-    return 1.0 - dot * norms.rsqrt()
+    scale = [(x * x).sum(dim=1).clamp_min(eps * eps).rsqrt() for x in (t, s)]
+    return 1.0 - (t * s).sum(dim=1) * scale[0] * scale[1]
 
 
 @torch.compiler.assume_constant_result

@@ -1,0 +1,187 @@
+"""Triton kernels of anomaly_map: all discrepancies in one launch, then the collapsed map with its score in another.
+
+The first kernel reads the features once and writes the discrepancies of every level, some 1 % of those bytes. The second
+computes each tile of the map as a sum (or product) over levels of A d B^T, where a tile needs a short window of d only,
+and reduces the tile to its part of the score before it leaves the chip, or instead of leaving it.
+No sum crosses a program, and the only atomic is a maximum, so the result is the same bits from run to run.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _accumulate(t, s, tt, ss, ts, dd):
+    e = t - s
+    return tl.fma(t, t, tt), tl.fma(s, s, ss), tl.fma(t, s, ts), tl.fma(e, e, dd)
+
+
+@triton.jit
+def _one_minus_cosine(tt, ss, ts, dd, EPS: tl.constexpr):
+    """1 - cos = (|t - s|^2 - (|t| - |s|)^2) / (2 |t| |s|): no cancellation where t and s nearly agree."""
+    eps2: tl.constexpr = EPS * EPS
+    nt = tl.sqrt(tt)
+    ns = tl.sqrt(ss)
+    radial = nt - ns
+    live = (tt > eps2) & (ss > eps2)
+    accurate = 0.5 * (dd - radial * radial) / tl.where(live, nt * ns, 1.0)
+    clamped = 1.0 - ts * tl.rsqrt(tl.where(tt > eps2, tt, eps2)) * tl.rsqrt(tl.where(ss > eps2, ss, eps2))
+    dead = (tt <= eps2) | (ss <= eps2)  # a NaN is neither live nor dead and takes the accurate branch, which keeps it
+    return tl.where(dead, clamped, accurate)
+
+
+@triton.jit
+def _positions(T, S, b, block, LEVEL: tl.constexpr, EPS: tl.constexpr):
+    """Discrepancy of BLOCK_P neighbouring positions of one image of one level; T and S may lie in different layouts."""
+    C: tl.constexpr = LEVEL[0]
+    HW: tl.constexpr = LEVEL[1]
+    T_LAST: tl.constexpr = LEVEL[4]
+    S_LAST: tl.constexpr = LEVEL[5]
+    BLOCK_C: tl.constexpr = LEVEL[6]
+    BLOCK_P: tl.constexpr = LEVEL[7]
+    p = block * BLOCK_P + tl.arange(0, BLOCK_P)
+    c = tl.arange(0, BLOCK_C)
+    T += b.to(tl.int64) * (C * HW)
+    S += b.to(tl.int64) * (C * HW)
+    if T_LAST and S_LAST:
+        tt = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
+        axis: tl.constexpr = 1
+    else:
+        tt = tl.zeros([BLOCK_C, BLOCK_P], tl.float32)
+        axis: tl.constexpr = 0
+    ss = tt
+    ts = tt
+    dd = tt
+    for c0 in range(0, C, BLOCK_C):
+        k = c0 + c
+        if T_LAST and S_LAST:
+            offset = p[:, None] * C + k[None, :]
+            if C % BLOCK_C == 0 and HW % BLOCK_P == 0:
+                t = tl.load(T + offset).to(tl.float32)
+                s = tl.load(S + offset).to(tl.float32)
+            else:
+                inside = (p < HW)[:, None] & (k < C)[None, :]
+                t = tl.load(T + offset, mask=inside, other=0.0).to(tl.float32)
+                s = tl.load(S + offset, mask=inside, other=0.0).to(tl.float32)
+        else:
+            to = p[None, :] * C + k[:, None] if T_LAST else k[:, None] * HW + p[None, :]
+            so = p[None, :] * C + k[:, None] if S_LAST else k[:, None] * HW + p[None, :]
+            if C % BLOCK_C == 0 and HW % BLOCK_P == 0:
+                t = tl.load(T + to).to(tl.float32)
+                s = tl.load(S + so).to(tl.float32)
+            else:
+                inside = (k < C)[:, None] & (p < HW)[None, :]
+                t = tl.load(T + to, mask=inside, other=0.0).to(tl.float32)
+                s = tl.load(S + so, mask=inside, other=0.0).to(tl.float32)
+        tt, ss, ts, dd = _accumulate(t, s, tt, ss, ts, dd)
+    return _one_minus_cosine(tl.sum(tt, axis), tl.sum(ss, axis), tl.sum(ts, axis), tl.sum(dd, axis), EPS), p
+
+
+@triton.jit
+def discrepancy_kernel(
+    TEACHER, STUDENT, OUT, SCORE, LEVELS: tl.constexpr, BLOCKS: tl.constexpr, TOTAL: tl.constexpr,
+    START_SCORE: tl.constexpr, EPS: tl.constexpr,
+):
+    """OUT (B, TOTAL) float32: the discrepancies of all levels of an image one after the other.
+
+    LEVELS holds (C, HW, offset in OUT, first block, teacher channels_last, student channels_last, BLOCK_C, BLOCK_P);
+    BLOCKS is the number of blocks an image. START_SCORE sets SCORE (B,) to -inf for the atomic maximum that follows.
+    """
+    pid = tl.program_id(0)
+    b = pid // BLOCKS
+    block = pid % BLOCKS
+    if START_SCORE:
+        if block == 0:
+            tl.store(SCORE + b, -float("inf"))
+    for l in tl.static_range(len(LEVELS)):
+        first: tl.constexpr = LEVELS[l][3]
+        count: tl.constexpr = (LEVELS[l][1] + LEVELS[l][7] - 1) // LEVELS[l][7]
+        if (block >= first) & (block < first + count):
+            d, p = _positions(TEACHER[l], STUDENT[l], b, block - first, LEVELS[l], EPS)
+            tl.store(OUT + b.to(tl.int64) * TOTAL + LEVELS[l][2] + p, d, mask=p < LEVELS[l][1])
+
+
+@triton.jit
+def _nan_max(a, b):
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def _level_tile(D, ROWS, COLUMNS, STARTS, rb, cb, LEVEL: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+                CHUNK: tl.constexpr):
+    """One tile (BM, BN) of A d B^T from the windows of A and B that the tile touches."""
+    h: tl.constexpr = LEVEL[0]
+    w: tl.constexpr = LEVEL[1]
+    KH: tl.constexpr = LEVEL[3]
+    KW: tl.constexpr = LEVEL[4]
+    CH: tl.constexpr = KH if KH < CHUNK else CHUNK
+    CW: tl.constexpr = KW if KW < CHUNK else CHUNK
+    m = tl.arange(0, BM)
+    n = tl.arange(0, BN)
+    row0 = tl.load(STARTS + LEVEL[7] + rb)
+    column0 = tl.load(STARTS + LEVEL[8] + cb)
+    tile = tl.zeros([BM, BN], tl.float32)
+    for j0 in tl.static_range(0, KW, CW):
+        j = j0 + tl.arange(0, CW)
+        half = tl.zeros([BM, CW], tl.float32)
+        for i0 in tl.static_range(0, KH, CH):
+            i = i0 + tl.arange(0, CH)
+            a = tl.load(ROWS + LEVEL[5] + (rb * BM + m)[:, None] * KH + i[None, :])
+            d = tl.load(D + LEVEL[2] + ((row0 + i) % h)[:, None] * w + ((column0 + j) % w)[None, :])
+            half = tl.dot(a, d, half, input_precision="tf32x3")
+        b = tl.load(COLUMNS + LEVEL[6] + (cb * KW + j)[:, None] * BN + n[None, :])
+        tile = tl.dot(half, b, tile, input_precision="tf32x3")
+    return tile
+
+
+@triton.jit
+def _ordered(x):
+    """float32 -> int32 of the same order, every NaN above +inf (as torch.topk has it); its own inverse but for NaN."""
+    bits = tl.where(x != x, 0x7FC00000, x.to(tl.int32, bitcast=True))
+    return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+
+
+@triton.jit
+def map_kernel(
+    D, ROWS, COLUMNS, STARTS, OUT, SCORE, LEVELS: tl.constexpr, TOTAL: tl.constexpr, H: tl.constexpr, W: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, CHUNK: tl.constexpr, PRODUCT: tl.constexpr, WRITE: tl.constexpr,
+    KEEP: tl.constexpr,
+):
+    """OUT (B, H, W) and the score of D (B, TOTAL).
+
+    LEVELS holds (h, w, offset in D, K of the rows, K of the columns, offset in ROWS, in COLUMNS, of the row starts, of
+    the column starts, exponent). KEEP = 0: SCORE (B,) by atomic maximum. KEEP > 0, a power of two: SCORE (B, tiles, KEEP)
+    receives the KEEP highest values of each tile in falling order. KEEP < 0: no score.
+    """
+    ROW_BLOCKS: tl.constexpr = (H + BM - 1) // BM
+    COLUMN_BLOCKS: tl.constexpr = (W + BN - 1) // BN
+    pid = tl.program_id(0)
+    b = pid // (ROW_BLOCKS * COLUMN_BLOCKS)
+    rb = pid // COLUMN_BLOCKS % ROW_BLOCKS
+    cb = pid % COLUMN_BLOCKS
+    D += b.to(tl.int64) * TOTAL
+    if PRODUCT:
+        tile = tl.full([BM, BN], 1.0, tl.float32)
+    else:
+        tile = tl.zeros([BM, BN], tl.float32)
+    for l in tl.static_range(len(LEVELS)):
+        part = _level_tile(D, ROWS, COLUMNS, STARTS, rb, cb, LEVELS[l], BM, BN, CHUNK)
+        if PRODUCT:
+            if LEVELS[l][9] != 1.0:
+                part = tl.exp2(LEVELS[l][9] * tl.log2(tl.where(part < 0.0, 0.0, part)))
+            tile *= part
+        else:
+            tile += part
+    r = rb * BM + tl.arange(0, BM)
+    c = cb * BN + tl.arange(0, BN)
+    inside = (r < H)[:, None] & (c < W)[None, :]
+    if WRITE:
+        tl.store(OUT + b.to(tl.int64) * (H * W) + r[:, None] * W + c[None, :], tile, mask=inside)
+    tile = tl.where(inside, tile, -float("inf"))
+    if KEEP == 0:
+        top = tl.reduce(tl.reduce(tile, 1, _nan_max), 0, _nan_max)
+        tl.atomic_max(SCORE + b, tl.where(top != top, float("nan"), top), sem="relaxed")
+    elif KEEP > 0:
+        keys = tl.topk(tl.reshape(_ordered(tile), [BM * BN]), KEEP)
+        keys = tl.where(keys < 0, keys ^ 0x7FFFFFFF, keys)
+        tl.store(SCORE + pid.to(tl.int64) * KEEP + tl.arange(0, KEEP), keys.to(tl.float32, bitcast=True))

@@ -1,0 +1,171 @@
+"""Launch of the anomaly map kernels: tile shapes, packed matrices, and the operator torch.compile and export see."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .reference.anomaly_map import MapSpec
+from .resample import resample_matrix, windows
+
+CHUNK = 64  # longest side of a window of discrepancies held at once
+EPS = 1e-8
+
+
+class Plan(NamedTuple):
+    """One launch of map_kernel: its constants and its packed matrices on the device."""
+
+    levels: tuple[tuple[float, ...], ...]
+    total: int
+    size: tuple[int, int]
+    block: tuple[int, int]
+    product: bool
+    rows: Tensor
+    columns: Tensor
+    starts: Tensor
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of one map."""
+        return -(-self.size[0] // self.block[0]) * -(-self.size[1] // self.block[1])
+
+
+def feature_layout(x: Tensor) -> tuple[Tensor, bool]:
+    """x, dense, and whether it is channels_last; copied to contiguous where it is neither of the two."""
+    if x.is_contiguous():
+        return x, x.shape[1] == 1
+    if x.is_contiguous(memory_format=torch.channels_last):
+        return x, True
+    return x.contiguous(), False
+
+
+def discrepancy_tiles(channels: int, positions: int, channels_last: bool) -> tuple[int, int]:
+    """BLOCK_C, BLOCK_P: rows of at least 128 bytes where the shape has them, about 1024-2048 elements a program."""
+    if channels_last:
+        block_c = min(256, _power(channels))
+        return block_c, max(1, min(2048 // block_c, _power(positions)))
+    block_p = min(128, _power(positions))
+    return min(1024 // block_p if block_p >= 64 else 16, _power(channels)), block_p
+
+
+@lru_cache(maxsize=64)
+def plans(spec: MapSpec, device: torch.device) -> tuple[Plan, ...]:
+    """The launches after the discrepancies: one, or two for a product that is blurred."""
+    if spec.combine != "product" or spec.sigma == 0:
+        return (_plan(spec, spec.sigma, 64, device),)
+    height, width = spec.size
+    blur = spec._replace(levels=(spec.size,), weights=(1.0,), combine="sum", align_corners=False)
+    return _plan(spec, 0.0, 64, device), _plan(blur, spec.sigma, 32, device)
+
+
+def _plan(spec: MapSpec, sigma: float, largest: int, device: torch.device) -> Plan:
+    block = (min(largest, max(16, _power(spec.size[0]))), min(largest, max(16, _power(spec.size[1]))))
+    product = spec.combine == "product"
+    share = sum(spec.weights) if spec.combine == "mean" else 1.0
+    levels, rows, columns, starts = [], [], [], []
+    offset = at_row = at_column = at_start = 0
+    for (h, w), weight in zip(spec.levels, spec.weights):
+        factor = 1.0 if product else weight / share
+        a, a_start = windows(
+            factor * resample_matrix(h, spec.size[0], sigma, spec.align_corners, spec.padding), block[0], CHUNK
+        )
+        b, b_start = windows(
+            resample_matrix(w, spec.size[1], sigma, spec.align_corners, spec.padding), block[1], CHUNK
+        )
+        if weight != 0:
+            exponent = weight if product else 1.0
+            levels.append((h, w, offset, a.shape[2], b.shape[2], at_row, at_column, at_start, at_start + len(a_start),
+                           exponent))
+            rows.append(a.ravel())
+            columns.append(b.transpose(0, 2, 1).ravel())
+            starts += [a_start, b_start]
+            at_row, at_column, at_start = at_row + a.size, at_column + b.size, at_start + len(a_start) + len(b_start)
+        offset += h * w
+    packed = [np.concatenate(x) if x else np.zeros(1, np.float32) for x in (rows, columns)]
+    first = np.concatenate(starts) if starts else np.zeros(1, np.int32)
+    tensors = [torch.from_numpy(x).to(device) for x in (*packed, first)]
+    return Plan(tuple(levels), offset, spec.size, block, product, *tensors)
+
+
+def launch(
+    teacher: Sequence[Tensor], student: Sequence[Tensor], spec: MapSpec, score: str, topk: int, return_map: bool
+) -> tuple[Tensor, Tensor]:
+    """Run the kernels; the map is an empty tensor where return_map is False. Arguments are checked already."""
+    from .map_kernels import discrepancy_kernel, map_kernel
+
+    batch, device = teacher[0].shape[0], teacher[0].device
+    height, width = spec.size
+    maps = torch.empty((batch, height, width) if return_map else (0, height, width), device=device)
+    scores = torch.empty((batch,), device=device)
+    if batch == 0:
+        return maps, scores
+    laid = [(*feature_layout(t), *feature_layout(s)) for t, s in zip(teacher, student)]
+    levels, first, offset = [], 0, 0
+    for (t, t_last, _, s_last), (h, w) in zip(laid, spec.levels):
+        block_c, block_p = discrepancy_tiles(t.shape[1], h * w, t_last and s_last)
+        levels.append((t.shape[1], h * w, offset, first, t_last, s_last, block_c, block_p))
+        first, offset = first + -(-h * w // block_p), offset + h * w
+    with torch.cuda.device_of(teacher[0]):
+        d = torch.empty((batch, offset), device=device)
+        discrepancy_kernel[(batch * first,)](
+            tuple(x[0] for x in laid), tuple(x[2] for x in laid), d, scores,
+            LEVELS=tuple(levels), BLOCKS=first, TOTAL=offset, START_SCORE=score == "max", EPS=EPS, num_warps=4,
+        )
+        *before, last = plans(spec, device)
+        for plan in before:
+            product = torch.empty((batch, height, width), device=device)
+            _run(map_kernel, plan, d, product, scores, True, -1)
+            d = product
+        if score == "max":
+            _run(map_kernel, last, d, maps, scores, return_map, 0)
+            return maps, scores
+        keep = _power(min(topk, last.block[0] * last.block[1]))
+        candidates = torch.empty((batch, last.tiles * keep), device=device)
+        _run(map_kernel, last, d, maps, candidates, return_map, keep)
+        return maps, candidates.topk(min(topk, height * width), dim=1).values.mean(dim=1)
+
+
+def _run(kernel: Any, plan: Plan, d: Tensor, maps: Tensor, scores: Tensor, write: bool, keep: int) -> None:
+    kernel[(d.shape[0] * plan.tiles,)](
+        d, plan.rows, plan.columns, plan.starts, maps, scores, LEVELS=plan.levels, TOTAL=plan.total,
+        H=plan.size[0], W=plan.size[1], BM=plan.block[0], BN=plan.block[1], CHUNK=CHUNK, PRODUCT=plan.product,
+        WRITE=write, KEEP=keep, num_warps=4,
+    )
+
+
+def _power(n: int) -> int:
+    """Smallest power of two >= n."""
+    return 1 << (n - 1).bit_length()
+
+
+_library = torch.library.Library("bikd_kernels", "FRAGMENT")
+_library.define(
+    "anomaly_map(Tensor[] teacher, Tensor[] student, int[] size, float[] weights, str combine, float sigma, "
+    "bool align_corners, str padding, str score, int topk, bool return_map) -> (Tensor, Tensor)"
+)
+
+
+def _implementation(
+    teacher: list[Tensor], student: list[Tensor], size: list[int], weights: list[float], combine: Any, sigma: float,
+    align_corners: bool, padding: str, score: str, topk: int, return_map: bool,
+) -> tuple[Tensor, Tensor]:
+    levels = tuple((t.shape[2], t.shape[3]) for t in teacher)
+    spec = MapSpec(levels, (size[0], size[1]), tuple(weights), combine, sigma, align_corners, padding)
+    return launch(teacher, student, spec, score, topk, return_map)
+
+
+def _shapes(
+    teacher: list[Tensor], student: list[Tensor], size: list[int], weights: list[float], combine: Any, sigma: float,
+    align_corners: bool, padding: str, score: str, topk: int, return_map: bool,
+) -> tuple[Tensor, Tensor]:
+    batch, first = teacher[0].shape[0], teacher[0]
+    maps = first.new_empty((batch if return_map else 0, size[0], size[1]), dtype=torch.float32)
+    return maps, first.new_empty((batch,), dtype=torch.float32)
+
+
+for _key in ("CPU", "CUDA"):
+    _library.impl("anomaly_map", _implementation, _key)
+torch.library.register_fake("bikd_kernels::anomaly_map", _shapes, lib=_library)
