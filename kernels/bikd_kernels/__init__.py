@@ -4,6 +4,7 @@ from .anomaly_map import anomaly_map
 from .bidirectional import bidirectional_loss
 from .cosine import cosine_discrepancy
 from .regions import region_counts, region_maps
+from .simulate import simulate
 
 __all__ = [
     "anomaly_map",
@@ -11,4 +12,5 @@ __all__ = [
     "cosine_discrepancy",
     "region_counts",
     "region_maps",
+    "simulate",
 ]

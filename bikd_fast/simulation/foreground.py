@@ -1,0 +1,106 @@
+"""Where the object is: found automatically, believed only where it is plausible, else the whole picture.
+
+The background is what the picture's border looks like; what differs from it and is not reached from the border is the
+object. This is believed for a training set only if the border is really background and the object's area lies between
+5 and 95 % and hardly varies from picture to picture. No list of categories is involved.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .masks import BLOCK
+from .random import uniform
+
+AREA = (0.05, 0.95)
+BORDER_SHARE = 0.15  # at most this share of a border may be object
+AREA_DEVIATION = 0.3  # at most this standard deviation of the area, relative to its mean
+STABLE_SHARE = 0.9  # of the pictures must pass
+CHUNK = 64
+
+
+def _fill(candidate: Tensor) -> Tensor:
+    """(M, h, h) bool: candidate and whatever it encloses, i.e. what a flood from the border does not reach."""
+    outside = F.pad(~candidate, (1, 1, 1, 1), value=True)
+    flood = torch.zeros_like(outside)
+    flood[:, 0], flood[:, -1], flood[:, :, 0], flood[:, :, -1] = True, True, True, True
+    while True:
+        wider = (F.max_pool2d(flood.float().unsqueeze(1), 3, stride=1, padding=1).squeeze(1) > 0) & outside
+        if torch.equal(wider, flood):
+            return ~flood[:, 1:-1, 1:-1]
+        flood = wider
+
+
+def _otsu(values: Tensor, bins: int = 64) -> Tensor:
+    """Otsu's threshold of every row of (M, N) values in 0..1, (M, 1)."""
+    which = (values * bins).long().clamp(0, bins - 1)
+    counts = torch.zeros(len(values), bins, device=values.device).scatter_add_(1, which, torch.ones_like(values))
+    p = counts / counts.sum(1, keepdim=True)
+    middle = (torch.arange(bins, device=values.device) + 0.5) / bins
+    weight, moment = p.cumsum(1), (p * middle).cumsum(1)
+    between = (moment[:, -1:] * weight - moment) ** 2 / (weight * (1 - weight)).clamp(min=1e-6)
+    return ((between[:, :-1].argmax(1, keepdim=True) + 1) / bins).float()
+
+
+def _objects(small: Tensor) -> Tensor:
+    """(M, h, h) bool object masks of (M, 3, h, h) float pictures in 0..1."""
+    m, _, h, w = small.shape
+    border = torch.cat((small[:, :, 0], small[:, :, -1], small[:, :, :, 0], small[:, :, :, -1]), dim=2)
+    center = border.median(dim=2, keepdim=True).values
+    distance = (small.flatten(2) - center).square().sum(1).sqrt()
+    top = distance.quantile(0.99, dim=1, keepdim=True).clamp(min=1e-3)
+    distance = (distance / top).clamp(max=1)
+    candidate = (distance > _otsu(distance)).view(m, h, w)
+    smooth = F.avg_pool2d(candidate.float().unsqueeze(1), 3, stride=1, padding=1, count_include_pad=False).squeeze(1)
+    return _fill(smooth > 0.5)
+
+
+def estimate_foreground(pool: Tensor) -> Tensor | None:
+    """Object masks (M, S, S) bool of training pictures (M, 3, S, S) uint8, or None where they are not to be believed."""
+    size = pool.shape[-1]
+    grids = []
+    for part in pool.split(CHUNK):
+        grids.append(_objects(F.avg_pool2d(part.float() / 255, BLOCK)))
+    grid = torch.cat(grids)
+    area = grid.flatten(1).float().mean(1)
+    rim = torch.cat((grid[:, 0], grid[:, -1], grid[:, :, 0], grid[:, :, -1]), dim=1).float().mean(1)
+    good = (area > AREA[0]) & (area < AREA[1]) & (rim < BORDER_SHARE)
+    stable = area.std(correction=0) <= AREA_DEVIATION * area.mean()
+    if not bool(stable) or float(good.float().mean()) < STABLE_SHARE:
+        return None
+    grid = torch.where(good.view(-1, 1, 1), grid, True)  # a picture that fails alone is used whole
+    masks = [
+        F.interpolate(g.float().unsqueeze(1), size=(size, size), mode="bilinear", align_corners=False).squeeze(1) > 0.5
+        for g in grid.split(CHUNK)
+    ]
+    return torch.cat(masks)
+
+
+def object_grids(foreground: Tensor) -> Tensor:
+    """(M, h, h) bool at block centres from (M, S, S) bool."""
+    return torch.cat([F.avg_pool2d(f.float().unsqueeze(1), BLOCK).squeeze(1) >= 0.5 for f in foreground.split(CHUNK)])
+
+
+def seats(grid: Tensor) -> Tensor:
+    """Cumulative weights (M, h^2) float32 over the blocks where a defect's centre may lie.
+
+    Two blocks inside the object and three inside the picture where the object is thick enough, else anywhere on it.
+    """
+    inner = F.pad(grid[:, 3:-3, 3:-3].float(), (3, 3, 3, 3)).unsqueeze(1)
+    inner = (-F.max_pool2d(-inner, 5, stride=1, padding=2)).squeeze(1)
+    inner = torch.where(inner.flatten(1).amax(1).view(-1, 1, 1) > 0, inner, grid.float())
+    return inner.flatten(1).cumsum(1)
+
+
+def draw_places(keys: Tensor, stream: int, cumulative: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
+    """Random places y, x (B, 1) in pixels: on the object by its cumulative weights (B, h^2), or anywhere off the rim."""
+    u = uniform(keys, 3, stream)
+    if cumulative is None:
+        margin = 0.06 * size
+        place = margin + u[:, :2] * (size - 1 - 2 * margin)
+        return place[:, :1], place[:, 1:]
+    grid = size // BLOCK
+    block = torch.searchsorted(cumulative, u[:, 2:] * cumulative[:, -1:], right=True).clamp(max=grid * grid - 1)
+    y = (torch.div(block, grid, rounding_mode="floor") + u[:, :1]) * BLOCK
+    x = (block % grid + u[:, 1:2]) * BLOCK
+    return y - 0.5, x - 0.5

@@ -1,0 +1,54 @@
+"""Harmless noise n(x), labelled normal: sensor noise, brightness and contrast, slight blur."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .random import uniform
+
+NOISE = 0.02  # greatest standard deviation of sensor noise
+LIGHT = 0.05  # greatest change of brightness and of contrast
+BLUR = 0.5  # greatest share of the 3x3 binomial blur
+OFFSETS = 1 << 16  # different places of the bank at which a sample's noise may start
+
+
+def noise_bank(size: int, device: torch.device) -> Tensor:
+    """One long row of standard normal noise, white in its first half and grainy (2 x 2) in its second.
+
+    Every sample reads a window of it at an offset of its own: as random as hashing every pixel to any network that sees
+    a few thousand pictures, and a plain copy.
+    """
+    white = torch.randn(3 * size * size + OFFSETS, generator=torch.Generator().manual_seed(1))
+    grain = torch.randn(3 * size * size + OFFSETS + size + 1, generator=torch.Generator().manual_seed(2))
+    n = len(white)
+    grain = (grain[:n] + grain[1 : n + 1] + grain[size : n + size] + grain[size + 1 : n + size + 1]) / 2
+    return torch.cat((white, grain)).to(device)
+
+
+def add_nuisance(images: Tensor, keys: Tensor, strength: float, bank: Tensor) -> Tensor:
+    """n(x) for pictures (B, 3, S, S) in 0..1; strength scales every effect, 0 returns the pictures themselves."""
+    if strength == 0:
+        return images
+    b, c, h, w = images.shape
+    n = c * h * w
+    u = uniform(keys, 6, stream=6)
+    grainy = (u[:, 0] > 0.5).long() * (len(bank) // 2)
+    start = grainy + (u[:, 1] * OFFSETS).long()
+    windows = bank.as_strided((len(bank) - n + 1, n), (1, 1))
+    out = windows.index_select(0, start).view(b, c, h, w)
+    contrast = 1 + (2 * u[:, 2] - 1) * (LIGHT * strength)
+    brightness = (2 * u[:, 3] - 1) * (LIGHT * strength) + 0.5 * (1 - contrast)
+    share = (u[:, 4] * (BLUR * strength)).clamp(max=1) * contrast
+    sigma = u[:, 5] ** 2 * (NOISE * strength)
+
+    def per_sample(x: Tensor) -> Tensor:
+        return x.view(b, 1, 1, 1)
+
+    binomial = images.new_tensor([1.0, 2.0, 1.0])
+    binomial = torch.outer(binomial, binomial) / 16
+    center = F.pad(torch.ones(1, 1, device=images.device), (1, 1, 1, 1))
+    kernel = (contrast - share).view(b, 1, 1) * center + share.view(b, 1, 1) * binomial
+    kernel = kernel.repeat_interleave(c, 0).unsqueeze(1)
+    framed = F.pad(images, (1, 1, 1, 1), mode="replicate").view(1, b * c, h + 2, w + 2)
+    smooth = F.conv2d(framed, kernel, brightness.repeat_interleave(c), groups=b * c).view(b, c, h, w)
+    return out.mul_(per_sample(sigma)).add_(smooth).clamp_(0, 1)

@@ -1,0 +1,54 @@
+"""Counter-based randomness: every number is a pure function of (sample key, stream, counter).
+
+So a sample looks the same whatever batch, rank or worker it is made in, and on the CPU as on a GPU. The hash is
+SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014) in int64 arithmetic.
+"""
+
+import torch
+from torch import Tensor
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+GOLDEN = _signed(0x9E3779B97F4A7C15)
+MIX_1 = _signed(0xBF58476D1CE4E5B9)
+MIX_2 = _signed(0x94D049BB133111EB)
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift of int64 (torch's >> keeps the sign)."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def mix(x: Tensor) -> Tensor:
+    """SplitMix64's finaliser: a bijection of int64 in which every input bit changes half of the output bits."""
+    x = (x ^ _shift(x, 30)) * MIX_1
+    x = (x ^ _shift(x, 27)) * MIX_2
+    return x ^ _shift(x, 31)
+
+
+def random_bits(keys: Tensor, count: int, stream: int) -> Tensor:
+    """(B, count) int64 with random bits for (B,) int64 keys; different streams are independent."""
+    start = mix(keys + _signed((stream * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) % (1 << 64)))
+    counter = torch.arange(1, count + 1, device=keys.device, dtype=torch.int64)
+    return mix(start.unsqueeze(1) + counter * GOLDEN)
+
+
+def uniform(keys: Tensor, count: int, stream: int) -> Tensor:
+    """(B, count) float32, uniform on the 2^24 multiples of 2^-24 in [0, 1)."""
+    return _shift(random_bits(keys, count, stream), 40).to(torch.float32) * 2.0**-24
+
+
+def _mix_int(x: int) -> int:
+    """mix for a Python integer, so that no scalar travels to the device."""
+    x &= (1 << 64) - 1
+    x = ((x ^ (x >> 30)) * (MIX_1 & ((1 << 64) - 1))) & ((1 << 64) - 1)
+    x = ((x ^ (x >> 27)) * (MIX_2 & ((1 << 64) - 1))) & ((1 << 64) - 1)
+    return x ^ (x >> 31)
+
+
+def sample_keys(seed: int, epoch: int, index: Tensor) -> Tensor:
+    """Keys (B,) int64 for the samples `index` (B,) int64 in one epoch (or step) of a run with this seed."""
+    return mix(index + _signed(_mix_int(_mix_int(seed) + epoch)))

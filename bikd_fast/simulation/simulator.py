@@ -1,0 +1,128 @@
+"""The simulator: pictures in, corrupted pictures, their labels and a harmlessly noisy copy out, batched on the device."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from bikd_kernels import simulate
+from bikd_kernels.reference.simulate import ramp
+from torch import Tensor
+
+from .config import SimulationConfig
+from .content import Fill, draw_fill, make_sources, make_visible, render
+from .foreground import draw_places, estimate_foreground, object_grids, seats
+from .kinds import KINDS, draw_kinds, kind_tables
+from .masks import BLOCK, CELL, draw_outlines, gradient_bank, pixel_depth, pixels_inside
+from .nuisance import add_nuisance, noise_bank
+
+
+class Simulated(NamedTuple):
+    """corrupted (B, 3, S, S) float32, mask (B, S, S) bool, nuisance (B, 3, S, S) float32, kind (B,) int64 in KINDS."""
+
+    corrupted: Tensor
+    mask: Tensor
+    nuisance: Tensor
+    kind: Tensor
+
+
+class Simulator:
+    """Simulated anomalies for the pictures of one category.
+
+    pool: (M, 3, S, S) uint8 training pictures, S a multiple of 16. foreground: (M, S, S) bool object masks of the pool;
+    None finds them if config.foreground asks for them (and uses the whole picture where none can be believed).
+    textures: (K, 3, S, S) uint8 foreign pictures. All on the device where batches will be.
+    Raises ValueError for tensors that do not fit.
+    """
+
+    kinds = KINDS
+
+    def __init__(
+        self,
+        config: SimulationConfig,
+        pool: Tensor,
+        foreground: Tensor | None = None,
+        textures: Tensor | None = None,
+    ) -> None:
+        for name, x in (("pool", pool), ("textures", textures)):
+            if x is not None and (x.dim() != 4 or x.dtype != torch.uint8 or x.shape[1] != 3 or x.shape[2] != x.shape[3]):
+                raise ValueError(f"{name} must be (N, 3, S, S) uint8, got {x.dtype} {tuple(x.shape)}")
+        size = pool.shape[-1]
+        if len(pool) == 0 or size % CELL or size < 4 * CELL:
+            raise ValueError(f"pool must hold pictures whose side is a multiple of {CELL}, at least {4 * CELL}, got {tuple(pool.shape)}")
+        if textures is not None and len(textures) and textures.shape[-1] != size:
+            raise ValueError(f"textures must be {size} pixels a side like the pool, got {textures.shape[-1]}")
+        if foreground is not None and tuple(foreground.shape) != (len(pool), size, size):
+            raise ValueError(f"foreground must be {(len(pool), size, size)}, got {tuple(foreground.shape)}")
+        self.config = config
+        self.size = size
+        if not config.foreground:
+            foreground = None
+        elif foreground is None:
+            foreground = estimate_foreground(pool)
+        self.foreground = foreground
+        self._object_grids = None if foreground is None else object_grids(foreground)
+        self._seats = None if self._object_grids is None else seats(self._object_grids)
+        self._sources = make_sources(pool.contiguous(), textures, config.sources)
+        self._tables = kind_tables(config, pool.device)
+        self._gradients = gradient_bank(pool.device)
+        self._noise = noise_bank(size, pool.device) if config.nuisance else None
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, index: Tensor, keys: Tensor) -> Simulated:
+        """Corrupt a batch: images (B, 3, S, S) float32 in 0..1 that are rows index (B,) of the pool, keys (B,) int64.
+
+        Every sample gets one defect. Every number drawn is a function of the sample's key alone, so a sample comes out
+        the same in any batch. With clean-up, corrupted equals images wherever mask is False.
+        """
+        if images.shape[1:] != (3, self.size, self.size) or len(index) != len(images) or len(keys) != len(images):
+            raise ValueError(
+                f"expected images (B, 3, {self.size}, {self.size}) with B indices and keys, "
+                f"got {tuple(images.shape)}, {tuple(index.shape)}, {tuple(keys.shape)}"
+            )
+        images = images.contiguous()
+        depth, content, opacity, feather, kind = self._draw(images, index, keys)
+        if self.config.cleanup:
+            corrupted, mask = simulate(images, content, depth, opacity, feather)
+        else:
+            mask = depth > 0
+            alpha = (opacity.view(-1, 1, 1) * ramp(depth, feather.view(-1, 1, 1))).unsqueeze(1)
+            corrupted = torch.where(mask.unsqueeze(1), images + (content - images) * alpha, images)
+        nuisance = images if self._noise is None else add_nuisance(images, keys, self.config.nuisance, self._noise)
+        return Simulated(corrupted, mask, nuisance, kind)
+
+    def _draw(self, images: Tensor, index: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Depth (B, S, S), content (B, 3, S, S) where depth > 0, opacity (B,), feather (B,), kind (B,)."""
+        config, size, b = self.config, self.size, len(images)
+        compact = not images.is_cuda
+        draw = draw_kinds(keys, self._tables)
+        grids = None if self._object_grids is None else self._object_grids[index]
+        cumulative = None if self._seats is None else self._seats[index]
+        center, elsewhere = draw_places(keys, 7, cumulative, size), draw_places(keys, 8, cumulative, size)
+        outline = draw_outlines(keys, draw, config.coverage, config.scale, center, grids, size, self._gradients)
+        images_low = F.avg_pool2d(images, BLOCK)
+        fill = draw_fill(keys, draw, index, outline, elsewhere, images_low, grids, self._sources, size)
+        low, high = config.opacity
+        opacity = low + draw["opacity"] * (high - low)
+        low, high = config.feather
+        feather = (low + draw["feather"] * (high - low)) * (size / 256)
+        feather = torch.where(draw.on("soft"), 0.9 * outline.peak, torch.minimum(feather, 0.8 * outline.peak))
+
+        pixels = pixels_inside(outline, grids, size, compact)
+        of_block = outline.rows(pixels.sample)
+        depth = pixel_depth(of_block, pixels)
+        plane = pixels.sample.unsqueeze(1) * (size * size) + pixels.flat
+        if self.foreground is not None:
+            on_object = self.foreground.view(-1)[index[pixels.sample].unsqueeze(1) * (size * size) + pixels.flat]
+            depth = torch.where(on_object, depth, -1.0)
+        rows = Fill(*(x.index_select(0, pixels.sample) for x in fill))
+        content = render(images, images_low, self._sources, rows, of_block, pixels, depth, compact)
+        channel = torch.arange(3, device=images.device).view(3, 1, 1) * (size * size)
+        where = plane + pixels.sample.unsqueeze(1) * (2 * size * size) + channel
+        alpha = opacity[pixels.sample] * ramp(depth, feather[pixels.sample])
+        content = make_visible(content, images.view(-1)[where], pixels, alpha, opacity[pixels.sample], b)
+
+        depth_map = torch.full((b, size, size), -1.0, device=images.device)
+        depth_map.view(-1)[plane] = depth
+        content_map = torch.empty_like(images)
+        content_map.view(-1)[where] = content
+        return depth_map, content_map, opacity.squeeze(1), feather.squeeze(1), draw.kind
