@@ -63,16 +63,16 @@ def pro_credit(ladder: Ladder, fpr_limit: float) -> np.ndarray:
     return np.where(b <= limit, whole, crossing) / limit
 
 
-def pimo_credit(
-    values: np.ndarray, normal_reached: np.ndarray, normal_pixels: int, bounds: tuple[float, float]
-) -> np.ndarray:
-    """What one pixel at each rung contributes to its image's AUPIMO, float64 (V,) in [0, 1].
+def pimo_credit(normal_reached: np.ndarray, normal_pixels: int, bounds: tuple[float, float]) -> np.ndarray:
+    """What one pixel at each rung contributes to its image's AUPIMO, float64 (V,) in [0, 1]; NaN without normal images.
 
     Bertoldo et al., "AUPIMO", 2024: recall within one image, averaged over the logarithm of the false-positive rate F
     between the bounds, F counted over the pixels of normal images alone (pooled; for images of one size that is their
     mean rate). A pixel counts as found wherever F at its own score is not above the rate allowed, so no rate is ever
-    exceeded.
+    exceeded. normal_reached: int64 (V,), pixels of normal images at or above each rung.
     """
+    if not normal_pixels:
+        return np.full(normal_reached.size, NAN)
     low, high = bounds
     rate = np.maximum(normal_reached / normal_pixels, low)
     return np.clip(np.log(high / rate) / math.log(high / low), 0.0, 1.0)

@@ -95,13 +95,8 @@ def fit(plane: Plane, size: tuple[int, int]) -> Plane:
         )
     if str(plane.dtype).endswith("float16"):
         plane = plane.float() if xp is torch else plane.astype(np.float32)
-    top, bottom, down = _taps(height, int(size[0]))
-    left, right, across = _taps(width, int(size[1]))
-    if xp is torch:
-        top, bottom, left, right = (torch.from_numpy(i).to(plane.device) for i in (top, bottom, left, right))
-        down, across = (torch.from_numpy(w).to(plane.device, plane.dtype) for w in (down, across))
-    else:
-        down, across = down.astype(plane.dtype), across.astype(plane.dtype)
+    vertical, horizontal = _taps(height, int(size[0])), _taps(width, int(size[1]))
+    (top, bottom, down), (left, right, across) = (_like(plane, *taps) for taps in (vertical, horizontal))
     upper = plane[top]
     step = plane[bottom] - upper
     step *= down[:, None]
@@ -111,6 +106,14 @@ def fit(plane: Plane, size: tuple[int, int]) -> Plane:
     step *= across
     step += upper
     return step
+
+
+def _like(plane: Plane, low: np.ndarray, high: np.ndarray, weight: np.ndarray) -> tuple[Any, Any, Any]:
+    """Places and weights as the plane's own kind of array, the weights in its dtype."""
+    if isinstance(plane, torch.Tensor):
+        low_t, high_t, weight_t = (torch.from_numpy(x).to(plane.device) for x in (low, high, weight))
+        return low_t, high_t, weight_t.to(plane.dtype)
+    return low, high, weight.astype(plane.dtype)
 
 
 @lru_cache(maxsize=64)

@@ -79,6 +79,7 @@ def count_pixels(
     sizes: Sequence[tuple[int, int]],
     values: np.ndarray,
     *,
+    images: Sequence[int] | None = None,
     memory_mb: float = 128.0,
     threads: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -89,6 +90,7 @@ def count_pixels(
         maps: NumPy maps (H, W); one whose size differs from its entry in sizes is resized on the fly (inputs.fit).
         sizes: (height, width) of each map's mask.
         values: rungs, in the dtype the pixels are compared in.
+        images: which of the maps to count; default: all.
         memory_mb: memory for sorting, all threads together; each thread needs 32 bytes a rung besides.
         threads: default: the cores this process may use.
 
@@ -96,11 +98,12 @@ def count_pixels(
         ValueError: a map holds NaN (the message says which).
     """
     threads = threads or usable_cores()
-    pixels = sum(h * w for h, w in sizes)
+    images = range(len(maps)) if images is None else images
+    pixels = sum(sizes[i][0] * sizes[i][1] for i in images)
     chunk = max(int(memory_mb * 1e6 / values.dtype.itemsize / threads), 1 << 16)
     chunk = min(chunk, -(-pixels // threads))  # a small set is split among the threads too
     chunk = min(chunk, 1 << 24)  # beyond this, sorting costs more than it saves in searching
-    jobs = _chunks(sizes, chunk)
+    jobs = _chunks(sizes, images, chunk)
     threads = min(threads, max(1, -(-pixels // max(chunk, 1))))
     lock = threading.Lock()
 
@@ -128,12 +131,14 @@ def usable_cores() -> int:
     return min(cores, 16)
 
 
-def _chunks(sizes: Sequence[tuple[int, int]], chunk: int) -> Iterator[list[tuple[int, int, int]]]:
+def _chunks(
+    sizes: Sequence[tuple[int, int]], images: Sequence[int], chunk: int
+) -> Iterator[list[tuple[int, int, int]]]:
     """The pixels of the set cut into chunks: lists of (image, first pixel, last pixel + 1)."""
     job: list[tuple[int, int, int]] = []
     room = chunk
-    for image, (height, width) in enumerate(sizes):
-        start, stop = 0, height * width
+    for image in images:
+        start, stop = 0, sizes[image][0] * sizes[image][1]
         while start < stop:
             take = min(stop - start, room)
             job.append((image, start, start + take))

@@ -60,10 +60,13 @@ def measure(
     values, positives = merge_rungs(*rungs(score), group)
     rung = np.searchsorted(values, score)  # of each anomalous pixel, ascending
 
+    counter = device.count_pixels if any(isinstance(m, torch.Tensor) for m in maps) else count_pixels
+
     def count(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        chosen = [maps[i] for i in images], [sizes[i] for i in images]
-        counter = device.count_pixels if any(isinstance(m, torch.Tensor) for m in chosen[0]) else count_pixels
-        below, at = ranks.together(lambda: counter(*chosen, values, memory_mb=memory_mb, threads=threads), group)
+        chosen = images.tolist()
+        below, at = ranks.together(
+            lambda: counter(maps, sizes, values, images=chosen, memory_mb=memory_mb, threads=threads), group
+        )
         return ranks.total(below, group), ranks.total(at, group)
 
     everyone = np.arange(len(maps))
@@ -76,8 +79,8 @@ def measure(
     else:
         below, at = count(np.flatnonzero(normal))
         normal_pixels = int(ranks.total(area[normal].sum(keepdims=True), group)[0])
-        credit = closed_form.pimo_credit(values, normal_pixels - below, normal_pixels, pimo_bounds)
-        pimo = _mean(image, credit[rung], regions.positives) if normal_pixels else np.full(len(maps), np.nan)
+        credit = closed_form.pimo_credit(normal_pixels - below, normal_pixels, pimo_bounds)
+        pimo = _mean(image, credit[rung], regions.positives)
         rest_below, rest_at = count(np.flatnonzero(~normal))
         below, at = below + rest_below, at + rest_at
     ladder = build(values, positives, below, at, all_pixels)
@@ -102,7 +105,7 @@ def positive_scores(
     """Scores (P,) of the anomalous pixels, in the order of regions.offset. NaN among them is an error."""
     out = np.empty(regions.offset.size, dtype)
     stop = np.cumsum(regions.positives)
-    for i in np.flatnonzero(regions.positives):
+    for i in np.flatnonzero(regions.positives).tolist():
         part = slice(stop[i] - regions.positives[i], stop[i])
         flat = fit(maps[i], sizes[i]).reshape(-1)
         if isinstance(flat, torch.Tensor):
@@ -111,7 +114,7 @@ def positive_scores(
         else:
             out[part] = flat[regions.offset[part]]
         if np.isnan(out[part]).any():
-            raise nan_error(int(i))
+            raise nan_error(i)
     return out
 
 
