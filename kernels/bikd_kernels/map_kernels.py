@@ -1,13 +1,12 @@
 """Triton kernels of anomaly_map: all discrepancies in one launch, then the collapsed map with its score in another.
 
-The first kernel reads the features once and writes the discrepancies of every level, some 1 % of those bytes. The second
-computes each tile of the map as a sum (or product) over levels of A d B^T, where a tile needs a short window of d only,
-and reduces the tile to its part of the score before it leaves the chip, or instead of leaving it.
+The first kernel reads the features once and writes the discrepancies of every level, some 1 % of those bytes. The
+second computes each tile of the map as a sum (or product) over levels of A d B^T, where a tile needs a short window of
+d only, and reduces the tile to its part of the score before it leaves the chip, or instead of leaving it.
 No sum crosses a program, and the only atomic is a maximum, so the result is the same bits from run to run.
 """
 
-import triton
-import triton.language as tl
+from .lang import tl, triton
 
 
 @triton.jit
@@ -43,12 +42,11 @@ def _positions(T, S, b, block, LEVEL: tl.constexpr, EPS: tl.constexpr):
     c = tl.arange(0, BLOCK_C)
     T += b.to(tl.int64) * (C * HW)
     S += b.to(tl.int64) * (C * HW)
+    axis: tl.constexpr = 1 if T_LAST and S_LAST else 0  # of the channels in a tile
     if T_LAST and S_LAST:
         tt = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
-        axis: tl.constexpr = 1
     else:
         tt = tl.zeros([BLOCK_C, BLOCK_P], tl.float32)
-        axis: tl.constexpr = 0
     ss = tt
     ts = tt
     dd = tt
@@ -78,27 +76,30 @@ def _positions(T, S, b, block, LEVEL: tl.constexpr, EPS: tl.constexpr):
 
 
 @triton.jit
-def discrepancy_kernel(
-    TEACHER, STUDENT, OUT, SCORE, LEVELS: tl.constexpr, BLOCKS: tl.constexpr, TOTAL: tl.constexpr,
-    START_SCORE: tl.constexpr, EPS: tl.constexpr,
-):
-    """OUT (B, TOTAL) float32: the discrepancies of all levels of an image one after the other.
+def _level(T, S, OUT, BATCH, pid, LEVEL: tl.constexpr, TOTAL: tl.constexpr, EPS: tl.constexpr):
+    COUNT: tl.constexpr = (LEVEL[1] + LEVEL[7] - 1) // LEVEL[7]
+    pid -= BATCH * LEVEL[3]
+    if (pid >= 0) & (pid < BATCH * COUNT):
+        b = pid // COUNT
+        d, p = _positions(T, S, b, pid % COUNT, LEVEL, EPS)
+        tl.store(OUT + b.to(tl.int64) * TOTAL + LEVEL[2] + p, d, mask=p < LEVEL[1])
 
-    LEVELS holds (C, HW, offset in OUT, first block, teacher channels_last, student channels_last, BLOCK_C, BLOCK_P);
-    BLOCKS is the number of blocks an image. START_SCORE sets SCORE (B,) to -inf for the atomic maximum that follows.
+
+@triton.jit
+def discrepancy_kernel(
+    TEACHER, STUDENT, OUT, SCORE, BATCH, LEVELS: tl.constexpr, TOTAL: tl.constexpr, START_SCORE: tl.constexpr,
+    EPS: tl.constexpr,
+):
+    """OUT (BATCH, TOTAL) float32: the discrepancies of all levels of an image one after the other.
+
+    LEVELS holds (C, HW, offset in OUT, blocks before this level for each image, teacher channels_last, student
+    channels_last, BLOCK_C, BLOCK_P). START_SCORE sets SCORE (B,) to -inf for the atomic maximum that follows.
     """
     pid = tl.program_id(0)
-    b = pid // BLOCKS
-    block = pid % BLOCKS
-    if START_SCORE:
-        if block == 0:
-            tl.store(SCORE + b, -float("inf"))
+    if START_SCORE and pid < BATCH:
+        tl.store(SCORE + pid, -float("inf"))
     for l in tl.static_range(len(LEVELS)):
-        first: tl.constexpr = LEVELS[l][3]
-        count: tl.constexpr = (LEVELS[l][1] + LEVELS[l][7] - 1) // LEVELS[l][7]
-        if (block >= first) & (block < first + count):
-            d, p = _positions(TEACHER[l], STUDENT[l], b, block - first, LEVELS[l], EPS)
-            tl.store(OUT + b.to(tl.int64) * TOTAL + LEVELS[l][2] + p, d, mask=p < LEVELS[l][1])
+        _level(TEACHER[l], STUDENT[l], OUT, BATCH, pid, LEVELS[l], TOTAL, EPS)
 
 
 @triton.jit
@@ -121,10 +122,10 @@ def _level_tile(D, ROWS, COLUMNS, STARTS, rb, cb, LEVEL: tl.constexpr, BM: tl.co
     row0 = tl.load(STARTS + LEVEL[7] + rb)
     column0 = tl.load(STARTS + LEVEL[8] + cb)
     tile = tl.zeros([BM, BN], tl.float32)
-    for j0 in tl.static_range(0, KW, CW):
+    for j0 in range(0, KW, CW):
         j = j0 + tl.arange(0, CW)
         half = tl.zeros([BM, CW], tl.float32)
-        for i0 in tl.static_range(0, KH, CH):
+        for i0 in range(0, KH, CH):
             i = i0 + tl.arange(0, CH)
             a = tl.load(ROWS + LEVEL[5] + (rb * BM + m)[:, None] * KH + i[None, :])
             d = tl.load(D + LEVEL[2] + ((row0 + i) % h)[:, None] * w + ((column0 + j) % w)[None, :])
@@ -150,8 +151,8 @@ def map_kernel(
     """OUT (B, H, W) and the score of D (B, TOTAL).
 
     LEVELS holds (h, w, offset in D, K of the rows, K of the columns, offset in ROWS, in COLUMNS, of the row starts, of
-    the column starts, exponent). KEEP = 0: SCORE (B,) by atomic maximum. KEEP > 0, a power of two: SCORE (B, tiles, KEEP)
-    receives the KEEP highest values of each tile in falling order. KEEP < 0: no score.
+    the column starts, exponent). KEEP = 0: SCORE (B,) by atomic maximum. KEEP > 0, a power of two: SCORE
+    (B, tiles, KEEP) receives the KEEP highest values of each tile in falling order. KEEP < 0: no score.
     """
     ROW_BLOCKS: tl.constexpr = (H + BM - 1) // BM
     COLUMN_BLOCKS: tl.constexpr = (W + BN - 1) // BN

@@ -11,7 +11,7 @@ from torch import Tensor
 from .reference.anomaly_map import MapSpec
 from .resample import resample_matrix, windows
 
-CHUNK = 64  # longest side of a window of discrepancies held at once
+CHUNK = 32  # longest side of a window of discrepancies held at once; 64 spills where the blur has its own launch
 EPS = 1e-8
 
 
@@ -43,12 +43,29 @@ def feature_layout(x: Tensor) -> tuple[Tensor, bool]:
 
 
 def discrepancy_tiles(channels: int, positions: int, channels_last: bool) -> tuple[int, int]:
-    """BLOCK_C, BLOCK_P: rows of at least 128 bytes where the shape has them, about 1024-2048 elements a program."""
+    """BLOCK_C, BLOCK_P: some 2048 elements a step, rows of at least 64 bytes, and few steps where channels are many."""
     if channels_last:
         block_c = min(256, _power(channels))
-        return block_c, max(1, min(2048 // block_c, _power(positions)))
-    block_p = min(128, _power(positions))
-    return min(1024 // block_p if block_p >= 64 else 16, _power(channels)), block_p
+        return block_c, min(2048 // block_c, _power(positions))
+    block_p = min(128 if channels <= 128 else 64 if channels <= 512 else 32, _power(positions))
+    return min(2048 // block_p, _power(channels)), block_p
+
+
+def discrepancy_levels(
+    teacher: Sequence[Tensor], student: Sequence[Tensor]
+) -> tuple[list[Tensor], list[Tensor], tuple[tuple[int, ...], ...], int]:
+    """Dense tensors, LEVELS of discrepancy_kernel, programs an image; many channels take longest and go first."""
+    levels: list[tuple[int, ...]] = []
+    blocks = 0
+    starts = np.cumsum([0, *(t.shape[2] * t.shape[3] for t in teacher)]).tolist()
+    order = sorted(range(len(teacher)), key=lambda l: -teacher[l].shape[1])
+    laid = [(*feature_layout(teacher[l]), *feature_layout(student[l])) for l in order]
+    for l, (t, t_last, _, s_last) in zip(order, laid):
+        positions = t.shape[2] * t.shape[3]
+        block_c, block_p = discrepancy_tiles(t.shape[1], positions, t_last and s_last)
+        levels.append((t.shape[1], positions, starts[l], blocks, t_last, s_last, block_c, block_p))
+        blocks += -(-positions // block_p)
+    return [x[0] for x in laid], [x[2] for x in laid], tuple(levels), blocks
 
 
 @lru_cache(maxsize=64)
@@ -56,7 +73,6 @@ def plans(spec: MapSpec, device: torch.device) -> tuple[Plan, ...]:
     """The launches after the discrepancies: one, or two for a product that is blurred."""
     if spec.combine != "product" or spec.sigma == 0:
         return (_plan(spec, spec.sigma, 64, device),)
-    height, width = spec.size
     blur = spec._replace(levels=(spec.size,), weights=(1.0,), combine="sum", align_corners=False)
     return _plan(spec, 0.0, 64, device), _plan(blur, spec.sigma, 32, device)
 
@@ -102,17 +118,13 @@ def launch(
     scores = torch.empty((batch,), device=device)
     if batch == 0:
         return maps, scores
-    laid = [(*feature_layout(t), *feature_layout(s)) for t, s in zip(teacher, student)]
-    levels, first, offset = [], 0, 0
-    for (t, t_last, _, s_last), (h, w) in zip(laid, spec.levels):
-        block_c, block_p = discrepancy_tiles(t.shape[1], h * w, t_last and s_last)
-        levels.append((t.shape[1], h * w, offset, first, t_last, s_last, block_c, block_p))
-        first, offset = first + -(-h * w // block_p), offset + h * w
+    teacher, student, levels, blocks = discrepancy_levels(teacher, student)
+    total = sum(h * w for h, w in spec.levels)
     with torch.cuda.device_of(teacher[0]):
-        d = torch.empty((batch, offset), device=device)
-        discrepancy_kernel[(batch * first,)](
-            tuple(x[0] for x in laid), tuple(x[2] for x in laid), d, scores,
-            LEVELS=tuple(levels), BLOCKS=first, TOTAL=offset, START_SCORE=score == "max", EPS=EPS, num_warps=4,
+        d = torch.empty((batch, total), device=device)
+        discrepancy_kernel[(batch * blocks,)](
+            tuple(teacher), tuple(student), d, scores, batch, LEVELS=levels, TOTAL=total, START_SCORE=score == "max",
+            EPS=EPS, num_warps=4,
         )
         *before, last = plans(spec, device)
         for plan in before:

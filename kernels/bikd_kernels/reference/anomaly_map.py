@@ -119,7 +119,7 @@ def _device_matrices(spec: MapSpec, double: bool, device: str) -> list[Tensor]:
 
 
 @lru_cache(maxsize=64)
-def _arrays(spec: MapSpec, double: bool) -> list[NDArray[np.floating]]:
+def _arrays(spec: MapSpec, double: bool) -> list[NDArray[Any]]:
     product = spec.combine == "product"
     sigma = 0.0 if product else spec.sigma
     share = sum(spec.weights) if spec.combine == "mean" else 1.0
