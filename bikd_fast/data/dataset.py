@@ -7,8 +7,10 @@ from pathlib import Path
 
 from bikd_fast.data.embedded import ensure_textures
 from bikd_fast.data.errors import DataError
+from bikd_fast.data.folder import find_folder, read_folder
 from bikd_fast.data.mvtec import find_mvtec, read_mvtec
-from bikd_fast.data.samples import Category
+from bikd_fast.data.samples import GOOD, Category
+from bikd_fast.data.visa import read_visa
 
 FORMATS = ("textures", "mvtec", "visa", "btad", "folder")
 
@@ -16,40 +18,47 @@ FORMATS = ("textures", "mvtec", "visa", "btad", "folder")
 def open_dataset(format: str, root: Path | None, categories: Sequence[str] = ("all",)) -> list[Category]:
     """The wanted categories of a data set, without reading a pixel.
 
-    format: textures (embedded; root is where to keep it, None for the user's cache folder), mvtec, visa, btad or folder.
-    categories: ["all"], or names; the order is kept. docs/data.md shows each layout.
+    format: textures (embedded; root is the folder to keep it in, None for the user's cache), mvtec, visa, btad, folder.
+    categories: ["all"], or names; their order is kept. docs/data.md shows each layout.
     Raises DataError for an unknown format or category, a missing folder, or a layout that does not fit."""
-    find = _finders(format, root)
+    find = _readers(format, Path(root) if root is not None else None)
     wanted = list(find) if "all" in categories else list(dict.fromkeys(categories))
     unknown = [name for name in wanted if name not in find]
     if unknown or not wanted:
-        raise DataError(f"no category {', '.join(unknown) or 'was named'} in {root or format}; it has: {', '.join(find)}")
+        what = f"no category {', '.join(unknown)}" if unknown else "no category was asked for"
+        raise DataError(f"{root or format}: {what}; there are: {', '.join(find)} (or all)")
     return [find[name]() for name in wanted]
 
 
-def _finders(format: str, root: Path | None) -> dict[str, Callable[[], Category]]:
-    """By name, in order, what reads each category."""
+def _readers(format: str, root: Path | None) -> dict[str, Callable[[], Category]]:
+    """By category name, in order, what reads it."""
     if format not in FORMATS:
         raise DataError(f"data format {format!r} is unknown; there are: {', '.join(FORMATS)}")
     if format == "textures":
-        root = ensure_textures(Path(root) if root else None)
+        root = ensure_textures(root)
+        format = "mvtec"
     elif root is None:
         raise DataError(f"data format {format} needs a folder: give it with --data.root")
-    root = Path(root)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder. Check --data.root.")
-    return {name: partial(read_mvtec, name, folder) for name, folder in find_mvtec(root).items()}
+    if format == "visa":
+        return {name: lambda c=category: c for name, category in read_visa(root).items()}
+    if format == "folder":
+        return {name: partial(read_folder, name, folder) for name, folder in find_folder(root).items()}
+    good = "ok" if format == "btad" else GOOD
+    return {name: partial(read_mvtec, name, folder, good) for name, folder in find_mvtec(root, good).items()}
 
 
 def describe(categories: Sequence[Category]) -> str:
-    """A table for a person: each category's number of training, normal test and defect pictures, by kind, and its notes."""
+    """A table for a person: each category's training, normal test and defect pictures counted, by kind, and its notes."""
     rows = [("category", "train", "test good", "defects", "of kinds")]
     for c in categories:
         kinds = Counter(s.kind for s in c.test if s.label)
         of = ", ".join(f"{kind} {n}" for kind, n in sorted(kinds.items()))
         rows.append((c.name, str(len(c.train)), str(sum(not s.label for s in c.test)), str(sum(kinds.values())), of))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in (1, 2, 3)), row[4]]).rstrip() for row in rows
-    ]
+    lines = []
+    for first, *counts, last in rows:
+        cells = [first.ljust(widths[0]), *(n.rjust(w) for n, w in zip(counts, widths[1:])), last]
+        lines.append("  ".join(cells).rstrip())
     return "\n".join(lines + [f"{c.name}: {c.note}" for c in categories if c.note])

@@ -106,8 +106,8 @@ def _deep_gray(values: np.ndarray, path: Path) -> np.ndarray:
 def decode_mask(path: Path, picture_size: tuple[int, int] | None) -> np.ndarray:
     """The mask as bool (H, W), True on the defect.
 
-    Every value above 0 in any channel is defect (VisA numbers its defects 1, 2, ...); in a lossy file (JPEG, WebP) every
-    value above 127 is. Transparent pixels are normal.
+    Every value above 0 in any channel is defect (VisA numbers its defects 1, 2, ...); in a lossy file (JPEG, WebP)
+    every value above 127 is. Transparent pixels are normal.
     picture_size: (H, W) of the picture the mask belongs to, None to accept any size.
     Raises DataError as decode_image does, and if the mask is of another size than the picture."""
     with _opened(path) as file:

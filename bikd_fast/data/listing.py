@@ -8,7 +8,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp",
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """The picture files directly in a folder, by name; hidden files (._001.png of a Mac) and other suffixes left out."""
+    """The picture files directly in a folder, by name; hidden ones (._001.png of a Mac) and other suffixes left out."""
     if not folder.is_dir():
         return []
     found = (f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith(".") and f.is_file())
@@ -22,8 +22,8 @@ def require_pictures(folder: Path) -> list[Path]:
         if not folder.is_dir():
             found = "no such folder"
         else:
-            files = [f.name for f in folder.iterdir()]
-            found = f"no pictures among its {len(files)} entries ({', '.join(sorted(files)[:3])} ...)" if files else "empty"
+            files = sorted(f.name for f in folder.iterdir())
+            found = f"no pictures among its {len(files)} entries ({', '.join(files[:3])})" if files else "empty folder"
         raise DataError(f"{folder}: {found}. Put pictures there ({' '.join(sorted(SUFFIXES))}).")
     return pictures
 

@@ -36,7 +36,7 @@ def load_images(
     on_bad_image: OnBadImage = "error",
     threads: int | None = None,
 ) -> tuple[torch.Tensor, list[Sample], Skipped]:
-    """All pictures as one uint8 tensor (N, 3, size, size), the samples that stand in it, and (path, reason) of the others.
+    """All pictures as one uint8 tensor (N, 3, size, size), the samples in it, and (path, reason) of those left out.
 
     on_bad_image: "error" raises the DataError of the first bad picture in order; "skip" leaves bad pictures, and
     pictures whose mask is bad, out. Raises DataError if nothing is left."""
@@ -75,7 +75,7 @@ def load_masks(
     """The ground truth of every sample as bool (H, W) at its picture's own resolution; all False for a normal one.
 
     sizes: (H, W) of the pictures; None reads them from the files' headers.
-    Raises DataError for a bad mask, one of another size than its picture, and a defect that has no mask (see has_masks)."""
+    Raises DataError for a bad mask, one of another size than its picture, and a defect without one (see has_masks)."""
 
     def load(index: int) -> np.ndarray:
         sample = samples[index]

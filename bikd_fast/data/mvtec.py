@@ -1,7 +1,7 @@
-"""Data sets in the layout of MVTec AD (Bergmann et al., CVPR 2019), and BTAD (Mishra et al., ISIE 2021), which differs in names.
+"""Data sets in the layout of MVTec AD (Bergmann et al., CVPR 2019), and of BTAD (Mishra et al., ISIE 2021).
 
 CATEGORY/train/good/*.png, CATEGORY/test/good/*.png, CATEGORY/test/KIND/*.png, CATEGORY/ground_truth/KIND/NAME_mask.png;
-in BTAD good is called ok, the one kind ko, and pictures may be .bmp."""
+BTAD has the categories 01, 02 and 03, calls good ok and its one kind ko, and some of its pictures are .bmp."""
 
 from pathlib import Path
 

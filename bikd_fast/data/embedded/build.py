@@ -13,12 +13,13 @@ import numpy as np
 from PIL import Image
 
 from bikd_fast.data.embedded.defects import DEFECTS
+from bikd_fast.data.embedded.objects import biscuit, nut
 from bikd_fast.data.embedded.raster import Rng
 from bikd_fast.data.embedded.scene import Scene, photograph
 from bikd_fast.data.embedded.sources import Parts, read_parts
 from bikd_fast.data.embedded.surfaces import brick, grass, gravel, tiles
 
-VERSION = 1  # raise it whenever a picture would come out differently: the folder's name follows
+VERSION = 2  # raise it whenever a picture would come out differently: the folder's name follows
 SEED = 20260
 COUNTS = {"train": 64, "good": 24, "defect": 5}  # pictures a category; defects are counted by kind
 
@@ -27,6 +28,8 @@ CATEGORIES: dict[str, Callable[[Rng, Parts], Scene]] = {
     "grass": grass,
     "gravel": gravel,
     "tiles": tiles,
+    "nut": nut,
+    "biscuit": biscuit,
 }
 
 
@@ -55,8 +58,9 @@ def cache_folder() -> Path:
 def ensure_textures(root: Path | None = None) -> Path:
     """The folder of the embedded set in MVTec AD's layout, written on first use (about ten seconds).
 
-    root: the folder to keep it in, None for cache_folder(). Safe when several processes start at once: one writes, into a temporary
-    folder that is renamed when complete, and the others wait. Raises DataError if root can't be written."""
+    root: the folder to keep it in, None for cache_folder(). Safe when several processes start at once: one writes,
+    into a temporary folder that is renamed when complete, and the others wait.
+    Raises DataError if root can't be written."""
     home = Path(root) if root is not None else cache_folder()
     folder = home / f"textures-v{VERSION}"
     if (folder / "about.json").is_file():
@@ -106,7 +110,7 @@ def write_textures(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _alone(lock: Path) -> Iterator[None]:
-    """Hold an advisory lock on a file; where the system has none, go on without (the rename still keeps the result whole)."""
+    """Hold an advisory lock on a file; where the system has none, go on: the rename still keeps the result whole."""
     try:
         import fcntl
     except ImportError:  # Windows

@@ -1,4 +1,4 @@
-"""Small drawing tools: windows into a photograph, soft edges, outlines. All grids are SIZE x SIZE, y down, in pixels."""
+"""Small drawing tools: windows into a photograph, edges, outlines; all on a grid of SIZE x SIZE pixels, y down."""
 
 from functools import lru_cache
 
@@ -27,13 +27,15 @@ def turned(centre: tuple[float, float], angle: float) -> tuple[np.ndarray, np.nd
 def sample(pixels: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Bilinear values of pixels (H, W, C) at the coordinates, mirrored beyond the border: (*rows.shape, C)."""
     at = np.stack([rows, columns])
-    return np.stack([ndimage.map_coordinates(p, at, order=1, mode="mirror") for p in np.moveaxis(pixels, 2, 0)], axis=-1)
+    channels = np.moveaxis(pixels, 2, 0)
+    return np.stack([ndimage.map_coordinates(c, at, order=1, mode="mirror") for c in channels], axis=-1)
 
 
 def window(rng: Rng, part: np.ndarray, side: tuple[float, float], degrees: float, flip: bool) -> np.ndarray:
-    """A square window at a random place of a photograph's part, turned by up to degrees and wholly inside: (SIZE, SIZE, C).
+    """A square window at a random place of a photograph's part, (SIZE, SIZE, C), wholly inside it.
 
-    side: the range of the window's side in pixels of the photograph."""
+    side: the range of the window's side in pixels of the photograph. degrees: the most it is turned, either way.
+    flip: mirror every second one."""
     angle = np.deg2rad(rng.uniform(-degrees, degrees))
     length = rng.uniform(*side)
     reach = length / 2 * (abs(np.cos(angle)) + abs(np.sin(angle))) + 0.5
@@ -55,10 +57,16 @@ def spread(rng: Rng, part: np.ndarray, scale: float, angle: float) -> np.ndarray
     return sample(part, rng.uniform(0, height) + v * scale, rng.uniform(0, width) + u * scale)
 
 
+def veined(part: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """A photograph of grass drawn out tenfold along x: the grain of wood or stone, (SIZE, SIZE, 1) in [0, 1]."""
+    grain = sample(part, y * 1.6, x * 0.16)
+    return np.clip((grain - 0.45) * 1.5 + 0.5, 0, 1)
+
+
 def standardised(pixels: np.ndarray, mean: float, deviation: float) -> np.ndarray:
-    """Pixels as one gray channel of the given mean and standard deviation, clipped to [0, 1]: (H, W, 1)."""
+    """Pixels as one gray channel of the given mean and standard deviation, outliers cut at two: (H, W, 1)."""
     gray = pixels.mean(axis=2, keepdims=True)
-    return np.clip((gray - gray.mean()) / (gray.std() + 1e-9) * deviation + mean, 0, 1)
+    return np.clip(np.clip((gray - gray.mean()) / (gray.std() + 1e-9), -2, 2) * deviation + mean, 0, 1)
 
 
 def step(distance: np.ndarray, width: float = 1.0) -> np.ndarray:
@@ -68,7 +76,7 @@ def step(distance: np.ndarray, width: float = 1.0) -> np.ndarray:
 
 
 def outline(rng: Rng, centre: tuple[float, float], radius: float, roughness: float, stretch: float = 1.0) -> np.ndarray:
-    """Signed distance, about, in pixels, positive inside, to a closed star-shaped outline made of seven random harmonics."""
+    """Distance in pixels, about, positive inside, to a closed star-shaped outline of seven random harmonics."""
     v, u = turned(centre, rng.uniform(0, np.pi))
     theta, rho = np.arctan2(v, u / stretch), np.hypot(v, u / stretch)
     bound = np.ones_like(theta)
@@ -78,7 +86,7 @@ def outline(rng: Rng, centre: tuple[float, float], radius: float, roughness: flo
 
 
 def nearest_on_path(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Signed distance of every pixel to a polyline (K, 2) of (row, column), and how far along it the nearest point lies, 0 to 1."""
+    """Signed distance of every pixel to a polyline (K, 2) of (row, column), and where along it, 0 to 1, that is."""
     rows, columns = grid()
     lengths = np.hypot(*(points[1:] - points[:-1]).T)
     ends = np.concatenate([[0.0], np.cumsum(lengths)])

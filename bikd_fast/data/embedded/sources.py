@@ -16,18 +16,18 @@ Parts = dict[str, np.ndarray]
 
 # four columns or rows of guard lie between the two parts of each photograph
 PARTS: dict[str, dict[str, Box]] = {
-    "brick": {"train": (0, 0, 296, 512), "test": (300, 0, 512, 512)},
-    "grass": {"train": (0, 0, 296, 512), "test": (300, 0, 512, 512)},
-    "gravel": {"train": (0, 0, 296, 512), "test": (300, 0, 512, 512)},
+    "brick": {"train": (216, 0, 512, 512), "test": (0, 0, 212, 512)},
+    "grass": {"train": (0, 0, 512, 296), "test": (0, 300, 512, 512)},
+    "gravel": {"train": (0, 0, 512, 296), "test": (0, 300, 512, 512)},
     "moon": {"train": (160, 0, 294, 200), "test": (390, 190, 512, 390)},  # plain ground without large craters
-    "coffee": {"train": (482, 0, 600, 198), "test": (482, 202, 600, 400)},  # the wooden table beside the saucer
 }
 
 
 def read_source(name: str) -> np.ndarray:
-    """A photograph of the wheel as float64 (H, W, 1 or 3) in [0, 1]. Raises DataError if the wheel lacks it."""
+    """A photograph of the wheel as float64 (H, W, C) in [0, 1]. Raises DataError if the wheel lacks it."""
     spec = find_spec("skimage")
-    path = Path(spec.origin).parent / "data" / f"{name}.png" if spec and spec.origin else Path(f"skimage/data/{name}.png")
+    folder = Path(spec.origin).parent if spec and spec.origin else Path("skimage")
+    path = folder / "data" / f"{name}.png"
     if not path.is_file():
         raise DataError(f"{path}: missing, the embedded data set is made from it. Install scikit-image from its wheel.")
     with Image.open(path) as picture:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bikd_fast.data.embedded.raster import SIZE, Rng, sample, spread, standardised, step, turned, window
+from bikd_fast.data.embedded.raster import SIZE, Rng, spread, standardised, step, turned, veined, window
 from bikd_fast.data.embedded.scene import Scene
 from bikd_fast.data.embedded.sources import Parts
 
@@ -12,32 +12,36 @@ _WHOLE = np.ones((SIZE, SIZE))
 def brick(rng: Rng, parts: Parts) -> Scene:
     """A brick pavement; broken away it shows coarse, dark mortar."""
     picture = window(rng, parts["brick"], (172, 184), degrees=2, flip=True)
-    under = standardised(window(rng, parts["gravel"], (190, 200), 0, True), 0.24, 0.05)
-    return Scene(picture, _WHOLE, under)
+    return Scene(picture, _WHOLE, rubble(rng, parts, 0.22))
 
 
 def grass(rng: Rng, parts: Parts) -> Scene:
     """A lawn; where grass is missing it shows bare earth."""
     picture = window(rng, parts["grass"], (172, 184), degrees=4, flip=True)
-    under = standardised(spread(rng, parts["moon"], 0.5, rng.uniform(0, 6.28)), 0.26, 0.035)
-    return Scene(picture, _WHOLE, under)
+    return Scene(picture, _WHOLE, rubble(rng, parts, 0.26))
 
 
 def gravel(rng: Rng, parts: Parts) -> Scene:
     """A bed of gravel; where stones are missing it shows sand."""
     picture = window(rng, parts["gravel"], (172, 184), degrees=4, flip=True)
-    under = standardised(spread(rng, parts["moon"], 0.7, rng.uniform(0, 6.28)), 0.38, 0.04)
-    return Scene(picture, _WHOLE, under)
+    return Scene(picture, _WHOLE, rubble(rng, parts, 0.36))
 
 
-_GLAZE = np.array([0.80, 0.71, 0.58]), np.array([0.60, 0.49, 0.37])  # light and dark of the veined face
+def rubble(rng: Rng, parts: Parts, tone: float) -> np.ndarray:
+    """Earth, sand or mortar of a mean gray value: lunar soil with grains, (SIZE, SIZE, 1)."""
+    soil = standardised(spread(rng, parts["moon"], 0.4, rng.uniform(0, 2 * np.pi)), tone, 0.14 * tone)
+    return np.clip(soil + rng.normal(size=soil.shape) * 0.06 * tone, 0, 1)
+
+
+_STONE = np.array([0.72, 0.75, 0.72]), np.array([0.50, 0.56, 0.55])  # light and dark of the veined face
 
 
 def tiles(rng: Rng, parts: Parts) -> Scene:
-    """Square stone tiles with joints, the veins of every tile running across; faces from the grass, joints from the gravel."""
+    """Square stone tiles with joints of rubble, the veins of every tile running across."""
     pitch, joint = rng.uniform(61, 65), rng.uniform(4.5, 5.5)
     angle = np.deg2rad(rng.uniform(-2, 2))
-    v, u = turned((rng.uniform(100, 156), rng.uniform(100, 156)), angle)
+    origin = rng.uniform(100, 156), rng.uniform(100, 156)
+    v, u = turned(origin, angle)
     row, column = np.floor(v / pitch), np.floor(u / pitch)
     y, x = v - (row + 0.5) * pitch, u - (column + 0.5) * pitch
     edge = (pitch - joint) / 2 - np.maximum(abs(y), abs(x))  # pixels inside the tile
@@ -47,26 +51,24 @@ def tiles(rng: Rng, parts: Parts) -> Scene:
     height, width = parts["grass"].shape[:2]
     places = rng.uniform((0, 0), (height, width), size=(kind.max() + 1, 2))[kind]
     tones = rng.uniform(-0.025, 0.025, size=kind.max() + 1)[kind]
-    veins = sample(parts["grass"], places[..., 0] + y * 1.6, places[..., 1] + x * 0.16)[:, :, 0]
-    veins = np.clip((veins - 0.45) * 1.5 + 0.5, 0, 1)[:, :, None]
-    face = _GLAZE[0] * veins + _GLAZE[1] * (1 - veins) + tones[:, :, None]
-    bevel = np.where(abs(y) > abs(x), -np.sign(y), -np.sign(x)) * np.clip(1 - edge / 3, 0, 1) * 0.09  # lit from the upper left
-    grout = standardised(spread(rng, parts["gravel"], 1.3, angle), 0.42, 0.05) * np.array([1.0, 0.98, 0.94])
+    veins = veined(parts["grass"], places[..., 0] / 1.6 + y, places[..., 1] / 0.16 + x)
+    face = _STONE[0] * veins + _STONE[1] * (1 - veins) + tones[:, :, None]
+    towards = np.where(abs(y) > abs(x), -np.sign(y), -np.sign(x))  # the light comes from the upper left
+    bevel = towards * np.clip(1 - edge / 3, 0, 1) * 0.09
+    grout = rubble(rng, parts, 0.36) * np.array([1.0, 0.93, 0.84])
     cover = step(edge, 0.8)[:, :, None]
     picture = np.clip((face + bevel[:, :, None]) * cover + grout * (1 - cover), 0, 1)
-    return Scene(picture, _WHOLE, grout * 0.85, angle, _whole_tile(rng, y, x, row, column, pitch))
+    return Scene(picture, _WHOLE, grout * 0.9, angle, _whole_tile(rng, origin, angle, pitch))
 
 
-def _whole_tile(
-    rng: Rng, y: np.ndarray, x: np.ndarray, row: np.ndarray, column: np.ndarray, pitch: float
-) -> tuple[tuple[float, float], float]:
+def _whole_tile(rng: Rng, origin: tuple[float, float], angle: float, pitch: float) -> tuple[tuple[float, float], float]:
     """The centre of a random tile that lies wholly in the picture, and the side of the square about it."""
+    near, far = pitch * 0.6, SIZE - pitch * 0.6
     centres = []
-    margin = int(pitch * 0.75)
-    inner = (slice(margin, -margin), slice(margin, -margin))
-    for r, c in sorted(set(zip(row[inner].ravel(), column[inner].ravel()))):
-        off = np.where((row == r) & (column == c), np.hypot(y, x), np.inf)
-        at = np.unravel_index(np.argmin(off), off.shape)
-        if off[at] < 1 and all(margin * 0.7 <= a < SIZE - margin * 0.7 for a in at):
-            centres.append((float(at[0]), float(at[1])))
+    for row in range(-4, 4):
+        for column in range(-4, 4):
+            v, u = (row + 0.5) * pitch, (column + 0.5) * pitch
+            y, x = origin[0] + v * np.cos(angle) + u * np.sin(angle), origin[1] - v * np.sin(angle) + u * np.cos(angle)
+            if near < y < far and near < x < far:
+                centres.append((float(y), float(x)))
     return centres[rng.integers(len(centres))], pitch - 2
