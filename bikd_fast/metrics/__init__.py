@@ -5,5 +5,6 @@ Knows no model and no data set: maps, masks, scores and labels in, plain dicts a
 
 from bikd_fast.metrics.evaluation import evaluate
 from bikd_fast.metrics.export import jsonable, mean_metrics, to_json
+from bikd_fast.metrics.streaming import StreamingEvaluation
 
-__all__ = ["evaluate", "jsonable", "mean_metrics", "to_json"]
+__all__ = ["StreamingEvaluation", "evaluate", "jsonable", "mean_metrics", "to_json"]

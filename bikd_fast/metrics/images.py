@@ -39,6 +39,7 @@ def read_images(
     n = len(planes)
     regions = find_regions(truth)
     score = _highest(planes) if scores is None else _column(scores, n, "scores").astype(np.float64)
+    score = score + 0.0  # no -0.0 among the thresholds
     if np.isnan(score).any():
         what = "scores" if scores is not None else "maps"
         raise ValueError(f"{what}[{int(np.argmax(np.isnan(score)))}] contains NaN: it cannot be ranked")

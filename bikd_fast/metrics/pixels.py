@@ -56,7 +56,7 @@ def measure(
     dtype = np.dtype(np.float64 if wide else np.float32)
     score = ranks.together(lambda: positive_scores(maps, sizes, regions, dtype), group)
     order = np.argsort(score)
-    score = score[order]
+    score = score[order] + 0  # -0.0 becomes 0.0, whichever of the two a rank met first
     values, positives = merge_rungs(*rungs(score), group)
     rung = np.searchsorted(values, score)  # of each anomalous pixel, ascending
 
