@@ -1,15 +1,17 @@
-"""ROC, precision-recall and PRO curves for drawing. The figures in the tables come from bikd_fast.metrics, not from here.
+"""ROC, precision-recall and PRO curves for drawing; the figures in the tables come from bikd_fast.metrics.
 
 A curve is a pair of float64 arrays (x, y). A score s >= t is positive; one point for each distinct threshold.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
 Curve = tuple[np.ndarray, np.ndarray]
+RECORDED = ("image_roc", "image_pr", "pixel_roc", "pixel_pr", "pro")
 
 
 def image_curves(score: np.ndarray, label: np.ndarray) -> dict[str, Curve]:
@@ -68,7 +70,10 @@ def count_pixels(pairs: Iterable[tuple[np.ndarray, np.ndarray | None]]) -> Pixel
 
 
 def pixel_curves(counts: PixelCounts, fpr_limit: float = 0.3) -> dict[str, Curve]:
-    """{"roc", "pr", "pro"} of the counts; PRO ends at fpr_limit, its last segment interpolated. Undefined ones left out."""
+    """{"roc", "pr", "pro"} of the counts, those that are defined.
+
+    PRO ends at fpr_limit, its last segment interpolated.
+    """
     used = (counts.good > 0) | (counts.bad > 0)
     good, bad, region = (column[used][::-1].cumsum() for column in (counts.good, counts.bad, counts.region))
     curves = _roc_and_pr(bad, good)
@@ -80,28 +85,26 @@ def pixel_curves(counts: PixelCounts, fpr_limit: float = 0.3) -> dict[str, Curve
     return curves
 
 
-def recorded_curves(entry: object) -> dict[str, Curve]:
-    """The curves of a metrics.json category: {"image_roc"|"image_pr"|"pixel_roc"|"pixel_pr"|"pro": {x: [...], y: [...]}}.
+def recorded_curves(entry: Any) -> dict[str, Curve]:
+    """The curves of a metrics.json category, {name: {"x": [...], "y": [...]}} for the names in RECORDED.
 
-    x and y may also bear their own names (fpr and tpr, recall and precision, fpr and pro); anything else is passed over.
+    So bikd_fast.metrics.evaluate(..., curves=n) gives them. An empty or unusable one is passed over.
     """
     found: dict[str, Curve] = {}
-    for name in _AXES if isinstance(entry, dict) else ():
+    for name in RECORDED if isinstance(entry, dict) else ():
         points = entry.get(name)
         if not isinstance(points, dict):
             continue
-        x, y = (next((points[key] for key in keys if key in points), None) for keys in _AXES[name])
         try:
-            curve = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+            curve = np.asarray(points.get("x"), dtype=float), np.asarray(points.get("y"), dtype=float)
         except (TypeError, ValueError):
             continue
-        if curve[0].ndim == 1 and curve[0].shape == curve[1].shape and len(curve[0]) > 1:
-            if np.isfinite(curve[0]).all() and np.isfinite(curve[1]).all():
-                found[name] = curve
+        if curve[0].ndim == 1 and curve[0].shape == curve[1].shape and len(curve[0]) > 1 and np.isfinite(curve).all():
+            found[name] = curve
     return found
 
 
-def thin(curve: Curve, points: int = 160, width: float = 1.0, height: float = 1.0) -> Curve:
+def thin(curve: Curve, points: int = 120, width: float = 1.0, height: float = 1.0) -> Curve:
     """At most `points` of the curve, evenly spaced along its drawn length (axes spanning width and height)."""
     x, y = curve
     if len(x) <= points:
@@ -128,12 +131,3 @@ def _order(map: np.ndarray) -> np.ndarray:
     """int (h, w): the position of each float16 among all float16 values, -0 as 0."""
     bits = (map.astype(np.float16) + np.float16(0)).view(np.uint16).astype(np.int64)
     return np.where(bits & 0x8000, 0xFFFF - bits, bits + 0x8000)
-
-
-_AXES = {
-    "image_roc": (("x", "fpr"), ("y", "tpr")),
-    "image_pr": (("x", "recall"), ("y", "precision")),
-    "pixel_roc": (("x", "fpr"), ("y", "tpr")),
-    "pixel_pr": (("x", "recall"), ("y", "precision")),
-    "pro": (("x", "fpr"), ("y", "pro")),
-}

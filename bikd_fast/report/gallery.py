@@ -38,7 +38,7 @@ class Card:
 
 
 def make_cards(found: Predictions, base: Path, *, limit: int, budget: int) -> tuple[list[Card], int]:
-    """At most `limit` cards of together at most `budget` bytes, worst mistakes first, and how many files were unreadable.
+    """At most `limit` cards of at most `budget` bytes in all, worst mistakes first; how many pictures were unreadable.
 
     Relative paths are looked up from the working directory, then from base (the run folder).
     """
@@ -56,8 +56,9 @@ def make_cards(found: Predictions, base: Path, *, limit: int, budget: int) -> tu
 
 
 def choose(found: Predictions, error: np.ndarray, outcome: list[str], limit: int) -> list[int]:
-    """At most `limit` positions, in order of importance: the worst mistakes of both sorts by turns, one typical picture of
-    each kind, then what came closest to being a mistake."""
+    """At most `limit` positions, the most important first.
+
+    The worst mistakes of both sorts by turns, one typical picture of each kind, then what came closest to a mistake."""
     worst = np.argsort(-error, kind="stable").tolist()
     missed = [at for at in worst if outcome[at] == MISSED]
     alarms = [at for at in worst if outcome[at] == FALSE_ALARM]
@@ -125,5 +126,3 @@ def _card(found: Predictions, at: int, base: Path, outcome: str, error: float, l
 def _by_turns(one: list[int], two: list[int]) -> list[int]:
     both = min(len(one), len(two))
     return [at for pair in zip(one, two) for at in pair] + one[both:] + two[both:]
-
-

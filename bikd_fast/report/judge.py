@@ -13,7 +13,7 @@ MISSED, FALSE_ALARM, CORRECT, UNJUDGED = "missed", "false alarm", "correct", "no
 
 
 def outcomes(found: Predictions) -> list[str]:
-    """One of missed, false alarm, correct for every picture; "not judged" without a threshold or with a score of NaN."""
+    """missed, false alarm or correct for every picture; "not judged" without a threshold or with a score of NaN."""
     alarm = found.score >= np.float32(found.threshold)
     names = np.where(found.label, np.where(alarm, CORRECT, MISSED), np.where(alarm, FALSE_ALARM, CORRECT))
     unknown = np.isnan(found.score) | np.isnan(found.threshold)
@@ -23,9 +23,9 @@ def outcomes(found: Predictions) -> list[str]:
 def errors(found: Predictions) -> np.ndarray:
     """float64 (N,): how wrong each score is; above 0 is a mistake, larger is worse.
 
-    With a threshold: its distance from the score, towards the wrong side, in standard deviations of the normal scores (so
-    that categories compare). Without one: the share of the other class that the picture ranks on the wrong side of, less
-    one half. A score of NaN counts as infinitely wrong.
+    With a threshold: the score's distance from it, towards the wrong side, in standard deviations of the normal scores
+    (so that categories compare). Without one: the share of the other class that the picture ranks on the wrong side
+    of, less one half. A score of NaN counts as infinitely wrong.
     """
     score = found.score.astype(float)
     sign = np.where(found.label, -1.0, 1.0)
@@ -37,7 +37,9 @@ def errors(found: Predictions) -> np.ndarray:
         other = {flag: np.sort(score[found.label != flag]) for flag in (False, True)}
         share = np.empty(len(score))
         for at, (value, flag) in enumerate(zip(score, found.label)):
-            rank = np.searchsorted(other[bool(flag)], value, "left" if flag else "right") / max(1, len(other[bool(flag)]))
+            rank = np.searchsorted(other[bool(flag)], value, "left" if flag else "right") / max(
+                1, len(other[bool(flag)])
+            )
             share[at] = 1 - rank if flag else rank
         error = share - 0.5
     return np.where(np.isnan(score), np.inf, error)

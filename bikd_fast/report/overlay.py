@@ -13,8 +13,8 @@ def draw_overlay(
 ) -> np.ndarray:
     """The picture under its heat map; regions with map >= threshold get an outline.
 
-    picture: uint8 (H, W, 3) RGB. map: real (h, w), any size, it is stretched over the whole picture (bilinear, half-pixel
-    centres). low and high: the map values drawn transparent and hottest; give all pictures of a set the same two
+    picture: uint8 (H, W, 3) RGB. map: real (h, w), any size, it is stretched over the whole picture (bilinear,
+    half-pixel centres). low and high: the map values drawn transparent and hottest; give all pictures of a set the same two
     (`heat_range`), else they cannot be compared. threshold: in map units; None draws no outline.
     Returns a new uint8 (H, W, 3). Raises ValueError for wrong shapes, a NaN in the map, or low >= high.
     """
@@ -51,8 +51,8 @@ def heat_layer(map: np.ndarray, *, low: float, high: float) -> tuple[np.ndarray,
 def heat_range(maps: np.ndarray, labels: np.ndarray, threshold: float | None = None) -> tuple[float, float]:
     """One (low, high) for all maps (N, h, w) of a category, so that their pictures can be compared.
 
-    low: exceeded by 5 % of the pixels of normal pictures (labels == 0; of all where none is normal). high: the larger of
-    the 90th percentile of the maps' maxima and, so that a region at the threshold is clearly coloured, twice the
+    low: exceeded by 5 % of the pixels of normal pictures (labels == 0; of all where none is normal). high: the larger
+    of the 90th percentile of the maps' maxima and, so that a region at the threshold is clearly coloured, twice the
     threshold's distance from low. Pixels are sampled on a grid; a constant map gives a range of width one.
     """
     step = max(1, maps.shape[-1] // 64)
@@ -79,7 +79,7 @@ def _grow(mask: np.ndarray, by: int) -> np.ndarray:
         grown = mask.copy()
         for shift in range(1, by + 1):
             ahead, behind = (slice(shift, None), slice(None, -shift))
-            one, two = ((ahead, behind) if axis == 0 else ((slice(None), ahead), (slice(None), behind)))
+            one, two = (ahead, behind) if axis == 0 else ((slice(None), ahead), (slice(None), behind))
             grown[one] |= mask[two]
             grown[two] |= mask[one]
         mask = grown

@@ -75,9 +75,9 @@ def make_panel(category: CategoryFolder, base: Path, notes: list[str], *, limit:
     panel.cards, unreadable = make_cards(found, base, limit=limit, budget=budget)
     if unreadable:
         notes.append(
-            f"{category.name}: {unreadable} of {len(panel.cards)} pictures for the gallery could not be read, the first at "
-            f"{next(card.path for card in panel.cards if not card.picture)}. The data set was moved or removed after the "
-            "run; the scores are still those of the run."
+            f"{category.name}: {unreadable} of {len(panel.cards)} pictures for the gallery could not be read, such as "
+            f"{next(card.path for card in panel.cards if not card.picture)}. The data set was moved, changed or removed "
+            "after the run; the scores are still those of the run."
         )
     panel.charts = _metric_charts(category, found, base, notes)
     maps_left_out = {name: value for name, value in vars(found).items() if name != "map"}
@@ -98,8 +98,10 @@ def threshold_story(metrics: dict[str, Any], found: Predictions) -> list[str]:
     elif isinstance(entry, str):
         said = [entry]
     if not said:
-        return [f"Threshold {value}. The run does not record how it was chosen, so nothing is promised about new pictures."]
-    return [f"Threshold {value}."] + [text if text.endswith((".", "!", "?")) else text + "." for text in said]
+        return [
+            f"Threshold {value}. The run does not record how it was chosen, so nothing is promised about new pictures."
+        ]
+    return [f"Threshold {value}."] + [text[0].upper() + text[1:].rstrip(".") + "." for text in said]
 
 
 def training_charts(series: dict[str, tuple[np.ndarray, np.ndarray]]) -> list[tuple[str, str, Markup]]:
@@ -156,6 +158,10 @@ def _metric_charts(
             fill=True,
         )
         result.append((title, caption, drawing))
+    if drawing := charts.error_chart(found.score, found.label, found.threshold):
+        result.insert(
+            2, ("Errors by threshold", "Rising: defects missed. Falling: normal pictures called defective.", drawing)
+        )
     return result
 
 
@@ -169,7 +175,6 @@ def _pairs(found: Predictions, base: Path) -> Iterator[tuple[np.ndarray, np.ndar
             yield found.map[at], read_mask(found, at, base, None)
 
 
-
 def _remark(found: Predictions, name: str, notes: list[str]) -> None:
     broken = int(np.isnan(found.score).sum())
     if broken:
@@ -179,8 +184,8 @@ def _remark(found: Predictions, name: str, notes: list[str]) -> None:
     without = sum(bool(flag) and not mask for flag, mask in zip(found.label, found.mask_path))
     if without:
         notes.append(
-            f"{name}: {without} of {int(found.label.sum())} defective pictures have no ground-truth mask; they are left "
-            "out of the pixel curves."
+            f"{name}: {without} of {int(found.label.sum())} defective pictures have no ground-truth mask; they are "
+            "left out of the pixel curves."
         )
 
 

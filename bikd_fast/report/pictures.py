@@ -21,20 +21,26 @@ def picture_uri(picture: np.ndarray, size: tuple[int, int], quality: int) -> str
 
 
 def heat_uri(map: np.ndarray, size: tuple[int, int], *, low: float, high: float) -> str:
-    """WebP data URI with transparency of the heat map (h, w) alone, at half of size: maps are smooth, browsers interpolate."""
+    """WebP data URI, transparent where cold, of the heat map (h, w) alone.
+
+    At half of size: maps are smooth, and the browser interpolates.
+    """
     colour, alpha = heat_layer(resize_map(map, max(1, size[0] // 2), max(1, size[1] // 2)), low=low, high=high)
     layer = np.dstack([colour, np.round(alpha * 255).astype(np.uint8)])
     return _uri(Image.fromarray(layer), 70)
 
 
 def mask_outline(mask: np.ndarray, size: tuple[int, int]) -> str:
-    """SVG path, in pixels of size, around the regions of mask bool (H, W). A cell touched at all counts: thin regions stay."""
+    """SVG path, in pixels of size, around the regions of mask bool (H, W).
+
+    A pixel of size that a region touches at all belongs to it, so that thin regions stay.
+    """
     touched = Image.fromarray(mask.astype(np.float32)).resize(size, Image.Resampling.BOX)
     return _path((np.asarray(touched) > 0).astype(np.float32), 0.5)
 
 
 def map_outline(map: np.ndarray, size: tuple[int, int], threshold: float) -> str:
-    """SVG path, in pixels of size, around the regions where the map (h, w) reaches the threshold; "" where none does."""
+    """SVG path, in pixels of size, around the regions where the map (h, w) reaches the threshold; "" for none."""
     return _path(resize_map(map, *size), threshold) if np.isfinite(threshold) else ""
 
 

@@ -108,17 +108,19 @@ def _looks_like_run(path: Path) -> bool:
 
 
 def _categories(path: Path, metrics: dict[str, Any], run_name: str) -> list[CategoryFolder]:
-    """Categories of metrics.json first, then folders that hold predictions or a log; one that lies at path itself else."""
+    """Categories of metrics.json, then folders that hold predictions or a log; else the one at path itself."""
     entries = metrics.get("categories")
     entries = entries if isinstance(entries, dict) else {}
-    folders = [found.parent.name for kind in ("predictions.npz", "log.jsonl") for found in sorted(path.glob(f"*/{kind}"))]
+    folders = [
+        found.parent.name for kind in ("predictions.npz", "log.jsonl") for found in sorted(path.glob(f"*/{kind}"))
+    ]
     names = list(dict.fromkeys([*map(str, entries), *folders])) or [run_name]
     found = []
     for name in names:
         plain = name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name)  # never outside the run
         own = plain and (path / name).is_dir()
         entry = entries.get(name)
-        folder = path / name if own or len(names) > 1 and plain else path
+        folder = path / name if own or (len(names) > 1 and plain) else path
         found.append(CategoryFolder(name, folder, entry if isinstance(entry, dict) else {}))
     return found
 
@@ -134,7 +136,9 @@ def _load_predictions(file: Path) -> Predictions:
         masks = [str(path) for path in data["mask_path"]] if "mask_path" in data else [""] * len(paths)
         threshold = float(data["threshold"]) if "threshold" in data else float("nan")
         pixel = float(data["pixel_threshold"]) if "pixel_threshold" in data else threshold
-    lengths = {len(paths), len(kinds), len(labels), len(scores), len(masks)} | ({len(maps)} if maps is not None else set())
+    lengths = {len(paths), len(kinds), len(labels), len(scores), len(masks)} | (
+        {len(maps)} if maps is not None else set()
+    )
     if len(lengths) != 1:
         raise ValueError(f"its arrays differ in length: {sorted(lengths)}")
     if maps is not None and (maps.ndim != 3 or 0 in maps.shape[1:]):

@@ -51,7 +51,10 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
     categories = metrics.get("categories") or {}
     if not columns or not categories:
         return "no metrics recorded"
-    rows = [[str(name).replace("\n", " ")] + [_cell(entry.get(key)) for key in columns] for name, entry in categories.items()]
+    rows = [
+        [str(name).replace("\n", " ")] + [_cell(entry.get(key)) for key in columns]
+        for name, entry in categories.items()
+    ]
     mean = [["mean"] + [_cell(value) for value in mean_row(metrics).values()]] if len(rows) > 1 else []
     head = ["%"] + [METRICS[key] for key in columns]
     widths = [max(len(row[i]) for row in [head, *rows, *mean]) for i in range(len(head))]

@@ -43,7 +43,12 @@ def make_run(
     run = root / "run"
     run.mkdir(parents=True)
     (run / "config.yaml").write_text(CONFIG)
-    environment = {"bikd_fast": "0.1.0", "git": "0123abc", "machine": {"cpu": "2 cores", "gpu": None}, "wall_seconds": 81.5}
+    environment = {
+        "bikd_fast": "0.1.0",
+        "git": "0123abc",
+        "machine": {"cpu": "2 cores", "gpu": None},
+        "wall_seconds": 81.5,
+    }
     (run / "environment.json").write_text(json.dumps(environment))
     metrics: dict = {"categories": {}, "mean": {}}
     for number, name in enumerate(categories):
@@ -58,8 +63,11 @@ def make_run(
             "pixel_ap": 0.61,
             "aupro": math.nan if number == 1 else 0.914,
             "about": {"fpr_limit": 0.3, "images": normals + defects},
-            "threshold": {"value": threshold, "method": "the 95 % quantile of 40 held-out normal pictures",
-                          "promise": "At most 1 in 14 normal pictures raises a false alarm, on average"},
+            "threshold": {
+                "value": threshold,
+                "method": "the 95 % quantile of 40 held-out normal pictures",
+                "promise": "At most 1 in 14 normal pictures raises a false alarm, on average",
+            },
             "kinds": {kind: {"aupro": 0.9 - 0.1 * at} for at, kind in enumerate(KINDS)},
         }
     (run / "metrics.json").write_text(json.dumps(metrics))
@@ -67,8 +75,15 @@ def make_run(
 
 
 def write_category(
-    pictures: Path, folder: Path, name: str, rng: np.random.Generator, normals: int, defects: int, side: int,
-    map_side: int, threshold: float | None,
+    pictures: Path,
+    folder: Path,
+    name: str,
+    rng: np.random.Generator,
+    normals: int,
+    defects: int,
+    side: int,
+    map_side: int,
+    threshold: float | None,
 ) -> None:
     pictures.mkdir(parents=True)
     whole = getattr(data, name)()
@@ -97,9 +112,14 @@ def write_category(
             rows[key].append(value)
     value = np.float32(math.nan if threshold is None else threshold)
     np.savez_compressed(
-        folder / "predictions.npz", path=np.array(rows["path"]), kind=np.array(rows["kind"]),
-        mask_path=np.array(rows["mask_path"]), label=np.array(rows["label"], dtype=np.uint8),
-        score=np.array(rows["score"], dtype=np.float32), map=np.array(rows["map"], dtype=np.float16), threshold=value,
+        folder / "predictions.npz",
+        path=np.array(rows["path"]),
+        kind=np.array(rows["kind"]),
+        mask_path=np.array(rows["mask_path"]),
+        label=np.array(rows["label"], dtype=np.uint8),
+        score=np.array(rows["score"], dtype=np.float32),
+        map=np.array(rows["map"], dtype=np.float16),
+        threshold=value,
     )
     write_log(folder / "log.jsonl", rng)
 
@@ -136,14 +156,26 @@ def write_log(file: Path, rng: np.random.Generator, steps: int = 120) -> None:
         for step in range(0, 4 * steps, 4):
             forward = 0.1 + 0.8 * math.exp(-step / 90) + 0.02 * rng.normal()
             div = 0.5 * math.exp(-step / 160) + 0.01 * rng.normal()
-            entry = {"step": step, "loss": forward + 0.3 * div, "lr": 1e-3 * (0.1 if step > 320 else 1),
-                     "pictures_per_second": 48 + rng.normal(), "terms": {"forward": forward, "div": div}, "drift": 0.01 * step}
+            entry = {
+                "step": step,
+                "loss": forward + 0.3 * div,
+                "lr": 1e-3 * (0.1 if step > 320 else 1),
+                "pictures_per_second": 48 + rng.normal(),
+                "terms": {"forward": forward, "div": div},
+                "drift": 0.01 * step,
+            }
             out.write(json.dumps(entry) + "\n")
 
 
 if __name__ == "__main__":
     from bikd_fast.report import write_report
 
-    made = make_run(Path(sys.argv[1]), categories=("brick", "gravel", "grass", "coffee"), normals=18, defects=24, side=224,
-                    map_side=64)
+    made = make_run(
+        Path(sys.argv[1]),
+        categories=("brick", "gravel", "grass", "coffee"),
+        normals=18,
+        defects=24,
+        side=224,
+        map_side=64,
+    )
     print(write_report(made))

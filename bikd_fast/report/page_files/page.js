@@ -3,7 +3,10 @@ const $ = (selector, root = document) => root.querySelector(selector);
 const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
 const data = JSON.parse($("#data").textContent);
 const short = new Intl.NumberFormat("en", { maximumSignificantDigits: 4, useGrouping: false });
-const show = (value) => (value === null ? "NaN" : short.format(value));
+const show = (value) => {
+  if (value === null) return "NaN";
+  return Math.abs(value) >= 1e-3 && Math.abs(value) < 1e3 ? value.toPrecision(4) : short.format(value);
+};
 const remember = (key, value) => { try { localStorage.setItem(key, value); } catch { /* a page from a file may have no storage */ } };
 const recall = (key) => { try { return localStorage.getItem(key); } catch { return null; } };
 document.documentElement.classList.add("js");
@@ -46,7 +49,7 @@ const compare = {
   "score-up": (a, b) => a.dataset.score - b.dataset.score,
   "name": (a, b) => a.dataset.name.localeCompare(b.dataset.name, "en", { numeric: true }),
 };
-const PAGE = 48;
+const PAGE = 24;
 let visible = PAGE;
 let matching = cards;
 const form = $("#filter");
@@ -70,7 +73,6 @@ function arrange() {
 if (form) {
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("change", (event) => {
-    if (event.target.id === "view") return;
     visible = PAGE;
     arrange();
   });
@@ -209,7 +211,7 @@ const body = $("#rows");
 if (body) {
   const several = data.categories.length > 1;
   const all = data.categories.flatMap((group, category) => group.rows.map(([path, kind, label, outcome, score, error], row) => ({
-    category: group.name, name: data.prefix + path, kind: data.kinds[kind], outcome: data.outcomes[outcome], score, error, number: category, row,
+    category: group.name, name: path, kind: data.kinds[kind], outcome: data.outcomes[outcome], score, error, number: category, row,
   })));
   const STEP = 100;
   let count = 50;
@@ -232,7 +234,7 @@ if (body) {
       const outcome = cell("");
       outcome.append(verdict);
       const error = row.error === null ? "–" : row.error.toFixed(2).replace("-", "−");
-      line.append(...(several ? [cell(row.category)] : []), cell(row.name, "path"), cell(row.kind), outcome, cell(show(row.score)), cell(error));
+      line.append(...(several ? [cell(row.category)] : []), Object.assign(cell(row.name, "path"), { title: data.prefix + row.name }), cell(row.kind), outcome, cell(show(row.score)), cell(error));
       return line;
     }));
     $("#morerows").hidden = rows.length <= count;
