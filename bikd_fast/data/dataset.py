@@ -10,7 +10,7 @@ from bikd_fast.data.errors import DataError
 from bikd_fast.data.folder import find_folder, read_folder
 from bikd_fast.data.mvtec import find_mvtec, read_mvtec
 from bikd_fast.data.samples import GOOD, Category
-from bikd_fast.data.visa import read_visa
+from bikd_fast.data.visa import find_visa, read_visa
 
 FORMATS = ("textures", "mvtec", "visa", "btad", "folder")
 
@@ -42,7 +42,7 @@ def _readers(format: str, root: Path | None) -> dict[str, Callable[[], Category]
     if not root.is_dir():
         raise DataError(f"{root}: no such folder. Check --data.root.")
     if format == "visa":
-        return {name: lambda c=category: c for name, category in read_visa(root).items()}
+        return {name: partial(read_visa, root, name, rows) for name, rows in find_visa(root).items()}
     if format == "folder":
         return {name: partial(read_folder, name, folder) for name, folder in find_folder(root).items()}
     good = "ok" if format == "btad" else GOOD
@@ -50,7 +50,7 @@ def _readers(format: str, root: Path | None) -> dict[str, Callable[[], Category]
 
 
 def describe(categories: Sequence[Category]) -> str:
-    """A table for a person: each category's training, normal test and defect pictures counted, by kind, and its notes."""
+    """A table for a person: how many pictures each category has to train on and to test on, by kind, and its notes."""
     rows = [("category", "train", "test good", "defects", "of kinds")]
     for c in categories:
         kinds = Counter(s.kind for s in c.test if s.label)

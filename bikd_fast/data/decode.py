@@ -115,9 +115,9 @@ def decode_mask(path: Path, picture_size: tuple[int, int] | None) -> np.ndarray:
         bound = 127 if file.format in _LOSSY else 0
         upright = ImageOps.exif_transpose(file)
         if upright.mode.startswith(("I", "F")):
-            mask = np.asarray(upright) > 0
+            mask = np.asarray(np.asarray(upright) > 0)
         else:
-            mask = (_to_rgb(upright, Path(path)) > bound).any(axis=2)
+            mask = np.any(_to_rgb(upright, Path(path)) > bound, axis=2)
     if picture_size is not None and mask.shape != tuple(picture_size):
         (h, w), (ph, pw) = mask.shape, picture_size
         raise DataError(

@@ -1,16 +1,19 @@
-"""Samples to tensors: decoded on threads, resized once, kept as uint8."""
+"""Samples to tensors: decoded on threads, resized once, kept as uint8 in memory or in a mapped file."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torchvision.transforms.v2 import functional as F
+from tqdm import tqdm
 
+from bikd_fast.data.cache import open_mapped, picture_key, write_mapped
 from bikd_fast.data.decode import decode_image, decode_mask, picture_size
+from bikd_fast.data.embedded import cache_folder
 from bikd_fast.data.errors import DataError
 from bikd_fast.data.samples import Sample
 
@@ -35,38 +38,61 @@ def load_images(
     size: int,
     on_bad_image: OnBadImage = "error",
     threads: int | None = None,
+    memory_limit: int | None = None,
+    cache_dir: Path | None = None,
 ) -> tuple[torch.Tensor, list[Sample], Skipped]:
     """All pictures as one uint8 tensor (N, 3, size, size), the samples in it, and (path, reason) of those left out.
 
     on_bad_image: "error" raises the DataError of the first bad picture in order; "skip" leaves bad pictures, and
-    pictures whose mask is bad, out. Raises DataError if nothing is left."""
+    pictures whose mask is bad, out.
+    memory_limit: bytes; where the pictures together take more, they go to a memory-mapped file in cache_dir (default
+    the user's cache folder) and are found there the next time, unless a file has changed. None: always memory.
+    Writing to a mapped tensor changes this process's copy only.
+    Raises DataError if nothing is left."""
     if on_bad_image not in ("error", "skip"):
         raise ValueError(f"on_bad_image is {on_bad_image!r}: expected 'error' or 'skip'")
+    shape = (len(samples), 3, size, size)
+    if memory_limit is None or int(np.prod(shape)) <= memory_limit:
+        images = torch.empty(shape, dtype=torch.uint8)
+        reasons = _fill(images, samples, size, on_bad_image, threads)
+    else:
+        key = picture_key(samples, size, on_bad_image)
+        folder = Path(cache_dir) if cache_dir is not None else cache_folder()
+        stored, reasons = open_mapped(folder, key, shape) or write_mapped(
+            folder, key, shape, lambda array: _fill(torch.from_numpy(array), samples, size, on_bad_image, threads)
+        )
+        images = torch.from_numpy(stored)
+    kept = [s for i, s in enumerate(samples) if i not in reasons]
+    skipped = [(samples[i].path, reason) for i, reason in sorted(reasons.items())]
+    return images[: len(kept)], kept, skipped
 
-    def load(sample: Sample) -> torch.Tensor | DataError:
+
+def _fill(
+    images: torch.Tensor, samples: Sequence[Sample], size: int, on_bad_image: OnBadImage, threads: int | None
+) -> dict[int, str]:
+    """Decode the samples into the first rows of images, in order, without gaps; by index why one was left out."""
+
+    def load(index: int) -> DataError | None:
+        sample = samples[index]
         try:
-            pixels = load_image(sample.path, size)
+            images[index] = load_image(sample.path, size)
             if on_bad_image == "skip" and sample.mask_path is not None:
                 decode_mask(sample.mask_path, picture_size(sample.path))
-            return pixels
         except DataError as error:
             if on_bad_image == "error":
                 raise
             return error
+        return None
 
-    images = torch.empty((len(samples), 3, size, size), dtype=torch.uint8)
-    kept: list[Sample] = []
-    skipped: Skipped = []
-    with ThreadPoolExecutor(threads or default_threads()) as pool:
-        for sample, result in zip(samples, pool.map(load, samples)):
-            if isinstance(result, DataError):
-                skipped.append((sample.path, str(result)))
-            else:
-                images[len(kept)] = result
-                kept.append(sample)
-    if skipped and not kept:
-        raise DataError(f"none of the {len(samples)} pictures can be read; the first: {skipped[0][1]}")
-    return images[: len(kept)], kept, skipped
+    results = list(_on_threads(load, len(samples), threads, "reading pictures"))
+    reasons = {i: str(error) for i, error in enumerate(results) if error is not None}
+    good = [i for i, error in enumerate(results) if error is None]
+    if reasons and not good:
+        raise DataError(f"none of the {len(samples)} pictures can be read; the first: {next(iter(reasons.values()))}")
+    for to, source in enumerate(good):
+        if to != source:
+            images[to] = images[source]
+    return reasons
 
 
 def load_masks(
@@ -79,12 +105,20 @@ def load_masks(
 
     def load(index: int) -> np.ndarray:
         sample = samples[index]
-        size = tuple(sizes[index]) if sizes is not None else picture_size(sample.path)
+        height, width = sizes[index] if sizes is not None else picture_size(sample.path)
         if sample.mask_path is not None:
-            return decode_mask(sample.mask_path, size)
+            return decode_mask(sample.mask_path, (height, width))
         if sample.label:
             raise DataError(f"{sample.path}: a defect without a mask. Add its mask, or measure pictures only.")
-        return np.zeros(size, dtype=bool)
+        return np.zeros((height, width), dtype=bool)
 
-    with ThreadPoolExecutor(threads or default_threads()) as pool:
-        return list(pool.map(load, range(len(samples))))
+    return list(_on_threads(load, len(samples), threads, "reading masks"))
+
+
+def _on_threads(work: Callable[[int], Any], count: int, threads: int | None, name: str) -> Iterator[Any]:
+    """work(0), work(1), ... in order; the first error ends it. A bar is drawn on a terminal when it takes long."""
+    pool = ThreadPoolExecutor(threads or default_threads())
+    try:
+        yield from tqdm(pool.map(work, range(count)), total=count, desc=name, delay=3, leave=False, disable=None)
+    finally:
+        pool.shutdown(cancel_futures=True)

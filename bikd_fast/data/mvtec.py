@@ -41,7 +41,7 @@ def read_mvtec(name: str, folder: Path, good: str = GOOD) -> Category:
         masks = match_masks(pictures, truth / kind.name) if truth.is_dir() else [None] * len(pictures)
         test += [Sample(p, m, 1, kind.name) for p, m in zip(pictures, masks)]
     for orphan in sub_folders(truth):
-        if orphan.name not in {k.name for k in kinds} and list_pictures(orphan):
+        if orphan.name not in {good, *(k.name for k in kinds)} and list_pictures(orphan):
             raise DataError(
                 f"{list_pictures(orphan)[0]}: a mask without its picture: there is no {folder / 'test' / orphan.name}. "
                 "Restore that folder or remove the masks."

@@ -1,11 +1,10 @@
 """Writing the embedded data set: every picture from its own random stream, the whole set appearing at once."""
 
-import contextlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +17,8 @@ from bikd_fast.data.embedded.raster import Rng
 from bikd_fast.data.embedded.scene import Scene, photograph
 from bikd_fast.data.embedded.sources import Parts, read_parts
 from bikd_fast.data.embedded.surfaces import brick, grass, gravel, tiles
+from bikd_fast.data.errors import DataError
+from bikd_fast.data.lock import alone
 
 VERSION = 2  # raise it whenever a picture would come out differently: the folder's name follows
 SEED = 20260
@@ -65,19 +66,33 @@ def ensure_textures(root: Path | None = None) -> Path:
     folder = home / f"textures-v{VERSION}"
     if (folder / "about.json").is_file():
         return folder
-    home.mkdir(parents=True, exist_ok=True)
-    with _alone(home / f".textures-v{VERSION}.lock"):
-        if not (folder / "about.json").is_file():
-            draft = Path(tempfile.mkdtemp(prefix=f".textures-v{VERSION}-", dir=home))
-            try:
-                write_textures(draft)
-                draft.chmod(0o755)
-                draft.rename(folder)
-            except BaseException:
-                shutil.rmtree(draft, ignore_errors=True)
-                if not (folder / "about.json").is_file():  # else another machine on the same disk was first
-                    raise
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with alone(home / f".textures-v{VERSION}.lock"):
+            if not (folder / "about.json").is_file():
+                _write_whole(home, folder)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: the embedded pictures can't be written ({error.strerror or error}). Name another folder with "
+            "--data.root."
+        ) from error
     return folder
+
+
+def _write_whole(home: Path, folder: Path) -> None:
+    """write_textures under a temporary name in home, then renamed to folder."""
+    draft = Path(tempfile.mkdtemp(prefix=f".textures-v{VERSION}-", dir=home))
+    try:
+        write_textures(draft)
+        draft.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)  # without about.json: someone has taken it apart
+        draft.rename(folder)
+    except OSError:
+        if not (folder / "about.json").is_file():  # else another machine on the same disk was first
+            raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def write_textures(folder: Path) -> None:
@@ -106,17 +121,3 @@ def write_textures(folder: Path) -> None:
             pass
     about = {"version": VERSION, "seed": SEED, "categories": list(CATEGORIES), "pictures": len(jobs)}
     (folder / "about.json").write_text(json.dumps(about, indent=1) + "\n")
-
-
-@contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Hold an advisory lock on a file; where the system has none, go on: the rename still keeps the result whole."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with lock.open("w") as file:
-        with contextlib.suppress(OSError):  # some network disks
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

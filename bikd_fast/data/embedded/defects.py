@@ -165,7 +165,7 @@ def roughness(scene: Scene, centre: np.ndarray, reach: float) -> float:
 
 
 def _texture(scene: Scene) -> float:
-    """Median absolute deviation of the product's gray values: large for gravel, small for smooth bricks between joints."""
+    """Median absolute deviation of the product's gray values: large for gravel, small for bricks and their joints."""
     gray = scene.picture.mean(axis=2)[scene.product > 0.5]
     return float(np.median(abs(gray - np.median(gray))))
 
