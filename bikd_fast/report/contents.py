@@ -33,7 +33,8 @@ def totals(panels: list[Panel]) -> dict[str, Any]:
 def table(metrics: dict[str, Any], panels: list[Panel]) -> dict[str, Any]:
     """The metrics table; every cell without a value carries the reason."""
     columns = metric_columns(metrics)
-    rows, reasons = [], {}
+    rows: list[dict[str, Any]] = []
+    reasons: dict[str, list[str]] = {}
     for panel in panels:
         if not panel.metrics:
             continue

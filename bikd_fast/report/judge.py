@@ -58,7 +58,9 @@ class KindRow:
 
 def kind_rows(found: Predictions, metrics: dict[str, Any]) -> list[KindRow]:
     """The kinds of a category, normal pictures first, then by how many were caught, fewest first."""
-    recorded = next((metrics[key] for key in ("kinds", "per_kind") if isinstance(metrics.get(key), dict)), {})
+    recorded: dict[str, Any] = next(
+        (metrics[key] for key in ("kinds", "per_kind") if isinstance(metrics.get(key), dict)), {}
+    )
     rows = []
     kinds = np.array(found.kind)
     for kind in dict.fromkeys(found.kind):

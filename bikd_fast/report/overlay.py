@@ -14,8 +14,8 @@ def draw_overlay(
     """The picture under its heat map; regions with map >= threshold get an outline.
 
     picture: uint8 (H, W, 3) RGB. map: real (h, w), any size, it is stretched over the whole picture (bilinear,
-    half-pixel centres). low and high: the map values drawn transparent and hottest; give all pictures of a set the same two
-    (`heat_range`), else they cannot be compared. threshold: in map units; None draws no outline.
+    half-pixel centres). low and high: the map values drawn transparent and hottest; give all pictures of a set
+    the same two (`heat_range`), else they cannot be compared. threshold: in map units; None draws no outline.
     Returns a new uint8 (H, W, 3). Raises ValueError for wrong shapes, a NaN in the map, or low >= high.
     """
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:

@@ -16,6 +16,7 @@ from bikd_fast.report.run_folder import RunFolder, read_log, read_run
 from bikd_fast.report.table import METRICS, mean_row
 
 MAX_BYTES = 10_000_000
+_CONFIG = 200_000  # characters shown of config.yaml
 _PICTURE_BYTES = 7_000_000
 _CARDS, _FEWEST, _MOST = 240, 12, 72  # pictures on the page; of one category
 
@@ -61,7 +62,7 @@ def _page(run: RunFolder, share: float) -> str:
         panels=panels,
         training=training,
         total=contents.totals(panels),
-        notes=run.notes,
+        notes=_merged(run.notes, [panel.name for panel in panels]),
         headline=[(key, value) for key, value in mean_row(run.metrics).items() if key in _HEADLINE],
         table=contents.table(run.metrics, panels),
         names=METRICS,
@@ -71,7 +72,7 @@ def _page(run: RunFolder, share: float) -> str:
         shown=sum(len(panel.cards) for panel in panels),
         listed=listed,
         prefix=prefix,
-        config=_highlight(run.config),
+        config=_highlight(run.config[:_CONFIG]),
         environment=contents.flat(run.environment),
         other=contents.other(panels),
         data=data,
@@ -79,6 +80,15 @@ def _page(run: RunFolder, share: float) -> str:
         style=Markup(style),
         script_hash="sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+
+
+def _merged(notes: list[str], categories: list[str]) -> list[str]:
+    """Notes that say the same of several categories become one."""
+    by_text: dict[str, list[str]] = {}
+    for note in notes:
+        name = next((name for name in categories if note.startswith(f"{name}: ")), "")
+        by_text.setdefault(note[len(name) + 2 :] if name else note, []).append(name)
+    return [f"{', '.join(names)}: {text}" if any(names) else text for text, names in by_text.items()]
 
 
 def _highlight(text: str) -> Markup:

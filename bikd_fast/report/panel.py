@@ -75,7 +75,7 @@ def make_panel(category: CategoryFolder, base: Path, notes: list[str], *, limit:
     panel.cards, unreadable = make_cards(found, base, limit=limit, budget=budget)
     if unreadable:
         notes.append(
-            f"{category.name}: {unreadable} of {len(panel.cards)} pictures for the gallery could not be read, such as "
+            f"{category.name}: {unreadable} of {len(panel.cards)} pictures of the gallery could not be read, as "
             f"{next(card.path for card in panel.cards if not card.picture)}. The data set was moved, changed or removed "
             "after the run; the scores are still those of the run."
         )
@@ -113,7 +113,7 @@ def training_charts(series: dict[str, tuple[np.ndarray, np.ndarray]]) -> list[tu
         return (len(_FIRST) + 1 + _LAST.index(key), "") if key in _LAST else (len(_FIRST), key)
 
     drawn = []
-    for key in sorted(series, key=rank):
+    for key in sorted(series, key=rank)[:_MOST_LOGGED]:
         step, value = series[key]
         if (np.isfinite(value) & np.isfinite(step)).any():
             title = key.replace("_", " ")
@@ -158,10 +158,10 @@ def _metric_charts(
             fill=True,
         )
         result.append((title, caption, drawing))
-    if drawing := charts.error_chart(found.score, found.label, found.threshold):
-        result.insert(
-            2, ("Errors by threshold", "Rising: defects missed. Falling: normal pictures called defective.", drawing)
-        )
+    errors_drawn = charts.error_chart(found.score, found.label, found.threshold)
+    if errors_drawn:
+        caption = "Rising: defects missed. Falling: normal pictures called defective."
+        result.insert(2, ("Errors by threshold", caption, errors_drawn))
     return result
 
 
@@ -190,6 +190,7 @@ def _remark(found: Predictions, name: str, notes: list[str]) -> None:
 
 
 _SAYINGS = ("how", "method", "rule", "chosen", "statement", "promise", "message", "warning", "note")
+_MOST_LOGGED = 60  # figures drawn
 _FIRST = ["loss", "forward", "backward"]
 _LAST = ["lr", "learning_rate", "pictures_per_second"]
 _CURVES = {

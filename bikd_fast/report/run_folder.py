@@ -132,7 +132,7 @@ def _load_predictions(file: Path) -> Predictions:
             raise ValueError(f"has no {', '.join(missing)}; found {', '.join(data.files) or 'nothing'}")
         paths = [str(path) for path in data["path"]]
         kinds, labels, scores = data["kind"], data["label"], data["score"]
-        maps = data["map"] if "map" in data else None
+        maps = data.get("map")
         masks = [str(path) for path in data["mask_path"]] if "mask_path" in data else [""] * len(paths)
         threshold = float(data["threshold"]) if "threshold" in data else float("nan")
         pixel = float(data["pixel_threshold"]) if "pixel_threshold" in data else threshold
