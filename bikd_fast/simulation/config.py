@@ -33,9 +33,9 @@ class SimulationConfig:
 
     opacity: range of the blend's opacity. coverage: range of a blob's or patch's area as a share of the picture (of the
     foreground for blobs), drawn log-uniformly. scale: factor on the size of every defect. feather: range of the soft
-    edge's width. photometric: strength of brightness and colour changes of pasted content, 0 is off. foreground: defects
-    only on the object, where one is found. cleanup: label what visibly changed, without specks, and restore the rest;
-    off: the label is the drawn outline. nuisance: strength of the harmless noise of n(x), 0 is off.
+    edge's width. photometric: strength of brightness and colour changes of pasted content, 0 is off. foreground:
+    defects only on the object, where one is found. cleanup: label what visibly changed, without specks, and restore
+    the rest; off: the label is the drawn outline. nuisance: strength of the harmless noise of n(x), 0 is off.
     Raises ValueError for a range that is empty or out of bounds, and for shares that are negative or all zero.
     """
 
@@ -54,7 +54,9 @@ class SimulationConfig:
         for name, low, high in (("opacity", 0.0, 1.0), ("coverage", 0.0, 0.5), ("feather", 0.0, 64.0)):
             a, b = getattr(self, name)
             if not low < a <= b <= high:
-                raise ValueError(f"simulation.{name} must be two numbers with {low} < low <= high <= {high}, got {(a, b)}")
+                raise ValueError(
+                    f"simulation.{name} must be two numbers with {low} < low <= high <= {high}, got {(a, b)}"
+                )
         for name in ("scale", "photometric", "nuisance"):
             if not 0 <= getattr(self, name) <= 4 or (name == "scale" and self.scale == 0):
                 raise ValueError(f"simulation.{name} must lie in 0..4, got {getattr(self, name)}")

@@ -90,7 +90,7 @@ def draw_fill(
     sources: Sources,
     size: int,
 ) -> Fill:
-    """Content parameters of a batch. index: (B,) rows of the pool that the pictures are; place: y, x (B, 1) elsewhere."""
+    """Content parameters of a batch. index: (B,) the pictures' rows in the pool; place: y, x (B, 1) elsewhere."""
     u = uniform(keys, 16, stream=4)
     foreign = draw.on("foreign")
     shuffled = foreign & (u[:, :1] >= sources.ends[1])
@@ -131,11 +131,11 @@ def _source_places(fill: Fill, outline: Outline, pixels: Pixels, depth: Tensor, 
     y = fill.from_y + cos * dy + sin * dx + fill.drag_y * strength
     x = fill.from_x + cos * dx - sin * dy + fill.drag_x * strength
     last = size - 1.0
-    y = last - ((y.remainder(2 * last)) - last).abs()
-    x = last - ((x.remainder(2 * last)) - last).abs()
+    y = last - (last - y.abs()).abs()
+    x = last - (last - x.abs()).abs()
     piece = size // SHUFFLE_GRID
     row, col = (y / piece).clamp(0, SHUFFLE_GRID - 1).floor(), (x / piece).clamp(0, SHUFFLE_GRID - 1).floor()
-    cell = fill.order.gather(1, (row * SHUFFLE_GRID + col).long())
+    cell = fill.order.view(-1)[(pixels.sample.unsqueeze(1) * SHUFFLE_GRID**2) + (row * SHUFFLE_GRID + col).long()]
     row_to, col_to = torch.div(cell, SHUFFLE_GRID, rounding_mode="floor"), cell % SHUFFLE_GRID
     y = torch.where(fill.shuffled, y + (row_to - row) * piece, y)
     x = torch.where(fill.shuffled, x + (col_to - col) * piece, x)
@@ -164,7 +164,8 @@ def _fetch(images: Tensor, sources: Sources, fill: Fill, sample: Tensor, y: Tens
     blocks (their number is data), else every source for all."""
     size = images.shape[-1]
     own = images.reshape(-1)
-    choices = [(~fill.foreign, own, sample.unsqueeze(1), 1.0), (fill.foreign & ~fill.textured, sources.pool.view(-1), fill.which, 1 / 255)]
+    pictured = fill.foreign & ~fill.textured
+    choices = [(~fill.foreign, own, sample.unsqueeze(1), 1.0), (pictured, sources.pool.view(-1), fill.which, 1 / 255)]
     if sources.textures is not None:
         choices.append((fill.textured, sources.textures.view(-1), fill.which, 1 / 255))
     out = images.new_zeros(3, *y.shape)
@@ -191,8 +192,7 @@ def render(
     size = images.shape[-1]
     y, x = _source_places(fill, outline, pixels, depth, size)
     content = _fetch(images, sources, fill, pixels.sample, y, x, compact)
-    smooth = torch.stack([upsample_at(images_low[:, c], pixels) for c in range(3)])
-    content = torch.lerp(content, smooth, fill.low)
+    content = torch.lerp(content, upsample_at(images_low, pixels), fill.low)
     content = torch.lerp(content, fill.color.T.unsqueeze(2), fill.fill)
     return (content * fill.gain.T.unsqueeze(2) + fill.bias).clamp_(0, 1)
 
@@ -212,5 +212,5 @@ def make_visible(
     area, changed, brightness = counts
     weak = (changed < SEEN_SHARE * area)[pixels.sample].view(-1, 1)
     bright = (brightness > 0.5 * area)[pixels.sample].view(-1, 1)
-    plain = torch.lerp(images, torch.where(bright, 0.0, 1.0).expand(images.shape[1:]).unsqueeze(0).expand_as(images), PLAIN_SHIFT)
+    plain = images + (torch.where(bright, 0.0, 1.0) - images) * PLAIN_SHIFT
     return torch.where(weak, plain, content)

@@ -1,8 +1,9 @@
 """Where the object is: found automatically, believed only where it is plausible, else the whole picture.
 
 The background is what the picture's border looks like; what differs from it and is not reached from the border is the
-object. This is believed for a training set only if the border is really background and the object's area lies between
-5 and 95 % and hardly varies from picture to picture. No list of categories is involved.
+object. This is believed for a training set only if the border is really background, what was found is solid (a grid of
+joints or a weave is not an object), and its area lies between 5 and 95 % and hardly varies from picture to picture. No
+list of categories is involved.
 """
 
 import torch
@@ -13,7 +14,8 @@ from .masks import BLOCK
 from .random import uniform
 
 AREA = (0.05, 0.95)
-BORDER_SHARE = 0.15  # at most this share of a border may be object
+BORDER_SHARE = 0.25  # object at the border, relative to object in the whole picture, at most
+SOLID_SHARE = 0.35  # of the object's blocks have nothing but object around them, at least
 AREA_DEVIATION = 0.3  # at most this standard deviation of the area, relative to its mean
 STABLE_SHARE = 0.9  # of the pictures must pass
 CHUNK = 64
@@ -56,7 +58,7 @@ def _objects(small: Tensor) -> Tensor:
 
 
 def estimate_foreground(pool: Tensor) -> Tensor | None:
-    """Object masks (M, S, S) bool of training pictures (M, 3, S, S) uint8, or None where they are not to be believed."""
+    """Object masks (M, S, S) bool of training pictures (M, 3, S, S) uint8, or None if not to be believed."""
     size = pool.shape[-1]
     grids = []
     for part in pool.split(CHUNK):
@@ -64,7 +66,8 @@ def estimate_foreground(pool: Tensor) -> Tensor | None:
     grid = torch.cat(grids)
     area = grid.flatten(1).float().mean(1)
     rim = torch.cat((grid[:, 0], grid[:, -1], grid[:, :, 0], grid[:, :, -1]), dim=1).float().mean(1)
-    good = (area > AREA[0]) & (area < AREA[1]) & (rim < BORDER_SHARE)
+    core = (-F.max_pool2d(-grid.float().unsqueeze(1), 3, stride=1, padding=1)).flatten(1).mean(1)
+    good = (area > AREA[0]) & (area < AREA[1]) & (rim < BORDER_SHARE * area) & (core > SOLID_SHARE * area)
     stable = area.std(correction=0) <= AREA_DEVIATION * area.mean()
     if not bool(stable) or float(good.float().mean()) < STABLE_SHARE:
         return None
@@ -93,7 +96,7 @@ def seats(grid: Tensor) -> Tensor:
 
 
 def draw_places(keys: Tensor, stream: int, cumulative: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
-    """Random places y, x (B, 1) in pixels: on the object by its cumulative weights (B, h^2), or anywhere off the rim."""
+    """Random places y, x (B, 1) in pixels: on the object, by cumulative weights (B, h^2), or anywhere off the rim."""
     u = uniform(keys, 3, stream)
     if cumulative is None:
         margin = 0.06 * size

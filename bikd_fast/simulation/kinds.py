@@ -66,8 +66,8 @@ ROWS: dict[str, dict[str, Range]] = {
     "blend": {"noisy": ON, "foreign": chance(0.8), "away": ON, "turn": chance(0.5), "flip": chance(0.5)},
     "patch": {
         "noisy": chance(0.15), "exponent_y": (1, 4), "exponent_x": (1, 4), "box": chance(0.55), "cover": (0.2, 1.0),
-        "wobble": (-0.8, 0.6), "feather": (0.0, 0.5), "opacity": (0.55, 1.0), "foreign": chance(0.25), "away": chance(0.5),
-        "quarter": ON, "turn": chance(0.4), "flip": chance(0.3),
+        "wobble": (-0.8, 0.6), "feather": (0.0, 0.5), "opacity": (0.55, 1.0), "foreign": chance(0.25),
+        "away": chance(0.5), "quarter": ON, "turn": chance(0.4), "flip": chance(0.3),
    },
     "scar": {
         "noisy": OFF, "box": chance(0.8), "width": (2.0, 6.0), "aspect": (2.0, 4.0), "wobble": (-0.5, 0.6),

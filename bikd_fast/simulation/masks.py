@@ -5,7 +5,7 @@ inside (on the CPU), or in all of them (on a GPU, where asking how many would st
 """
 
 from math import pi
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from .random import uniform
 BLOCK = 4  # pixels a side of a block
 CELL = 16  # pixels a side of a position of the coarsest level
 REACH = 0.55 * BLOCK  # pixels from a block's centre to its corner pixels, and a little
-LATTICE = 256  # gradients a side of the bank that Perlin lattices are cut from
+LATTICE = 256  # gradients a side of the bank that Perlin lattices are cut from, a power of 2
 
 
 class Outline(NamedTuple):
@@ -42,9 +42,21 @@ class Outline(NamedTuple):
     peak: Tensor  # about the greatest depth
     noise: Tensor  # (B, h, h) Perlin noise at block centres
 
-    def rows(self, index: Tensor) -> "Outline":
-        """The parameters (noise stays whole) of samples index (N,)."""
-        return Outline(*(x.index_select(0, index) for x in self[:-1]), self.noise)
+
+Parameters = TypeVar("Parameters", bound=NamedTuple)
+
+
+def rows_of(parameters: Parameters, sample: Tensor) -> Parameters:
+    """A parameter tuple whose (B, 1) and (B, 3) fields have become one row a block, (N, 1) and (N, 3).
+
+    They travel as one float32 matrix, so whole numbers in them stay below 2^24; other fields are passed on.
+    """
+    narrow = [x for x in parameters if x.dim() == 2 and x.shape[1] in (1, 3)]
+    rows = torch.cat([x.float() for x in narrow], 1).index_select(0, sample)
+    parts = iter(rows.split([x.shape[1] for x in narrow], 1))
+    return type(parameters)(
+        *(next(parts).to(x.dtype) if x.dim() == 2 and x.shape[1] in (1, 3) else x for x in parameters)
+    )
 
 
 class Pixels(NamedTuple):
@@ -79,9 +91,9 @@ def perlin(keys: Tensor, exponent_y: Tensor, exponent_x: Tensor, grid: int, bank
     w = (angle.cos() * x - angle.sin() * y) * 2**exponent_x + u[:, 2:3] * 89 + LATTICE
     v0, w0 = v.floor(), w.floor()
     fv, fw = v - v0, w - w0
-    row = (v0 + start[:, :1]).long() % LATTICE
-    col = (w0 + start[:, 1:]).long() % LATTICE
-    row1, col1 = ((row + 1) % LATTICE) * LATTICE, (col + 1) % LATTICE
+    row = (v0 + start[:, :1]).long() & (LATTICE - 1)
+    col = (w0 + start[:, 1:]).long() & (LATTICE - 1)
+    row1, col1 = ((row + 1) & (LATTICE - 1)) * LATTICE, (col + 1) & (LATTICE - 1)
     row = row * LATTICE
 
     def corner(index: Tensor, dv: Tensor, dw: Tensor) -> Tensor:
@@ -134,7 +146,8 @@ def draw_outlines(
     stretch = 2 ** draw["aspect"]
     width = draw["width"] * (scale * size_factor)
     shape_factor = torch.where(draw.on("box"), 4.0, pi)
-    width = torch.where(width > 0, width.clamp(min=1.0), (share * size * size / (shape_factor * stretch)).sqrt().clamp(min=8))
+    from_share = (share * size * size / (shape_factor * stretch)).sqrt().clamp(min=8)
+    width = torch.where(width > 0, width.clamp(min=1.0), from_share)
     length = torch.minimum(width * stretch, torch.full_like(width, 0.45 * size))
     width = torch.minimum(width, length)
     sag, wave = draw["sag"] * length, draw["wave"] * length
@@ -200,21 +213,22 @@ def pixels_inside(o: Outline, object_grid: Tensor | None, size: int, compact: bo
 
 
 def upsample_at(coarse: Tensor, pixels: Pixels) -> Tensor:
-    """Bilinear value (N, BLOCK^2) of a (B, h, h) map of block centres at the pixels, edges repeated."""
-    grid = coarse.shape[-1]
+    """Bilinear values (C, N, BLOCK^2) of (B, C, h, h) maps of block centres at the pixels, edges repeated."""
+    _, c, grid, _ = coarse.shape
     y = ((pixels.y - (BLOCK - 1) / 2) / BLOCK).clamp(0, grid - 1)
     x = ((pixels.x - (BLOCK - 1) / 2) / BLOCK).clamp(0, grid - 1)
     y0, x0 = y.floor(), x.floor()
-    at = (pixels.sample.unsqueeze(1) * grid + y0.long()) * grid + x0.long()
-    down = (y0 < grid - 1).long() * grid
-    right = (x0 < grid - 1).long()
-    flat = coarse.reshape(-1)
     fy, fx = y - y0, x - x0
+    channel = torch.arange(c, device=coarse.device).view(c, 1, 1) * (grid * grid)
+    at = pixels.sample.unsqueeze(1) * (c * grid * grid) + (y0 * grid + x0).long() + channel
+    right, down = (x0 < grid - 1).long(), (y0 < grid - 1).long() * grid
+    flat = coarse.reshape(-1)
     top = torch.lerp(flat[at], flat[at + right], fx)
     at = at + down
     return torch.lerp(top, torch.lerp(flat[at], flat[at + right], fx), fy)
 
 
 def pixel_depth(o: Outline, pixels: Pixels) -> Tensor:
-    """Depth (N, BLOCK^2) in pixels, positive inside; o holds one row a block (Outline.rows)."""
-    return base_depth(o, pixels.y, pixels.x) + o.amplitude * upsample_at(o.noise, pixels) - o.level
+    """Depth (N, BLOCK^2) in pixels, positive inside; o holds one row a block."""
+    noise = upsample_at(o.noise.unsqueeze(1), pixels).squeeze(0)
+    return base_depth(o, pixels.y, pixels.x) + o.amplitude * noise - o.level

@@ -1,4 +1,4 @@
-"""The simulator: pictures in, corrupted pictures, their labels and a harmlessly noisy copy out, batched on the device."""
+"""The simulator: pictures in, corrupted pictures, their labels and a harmlessly noisy copy out."""
 
 from typing import NamedTuple
 
@@ -9,10 +9,10 @@ from bikd_kernels.reference.simulate import ramp
 from torch import Tensor
 
 from .config import SimulationConfig
-from .content import Fill, draw_fill, make_sources, make_visible, render
+from .content import draw_fill, make_sources, make_visible, render
 from .foreground import draw_places, estimate_foreground, object_grids, seats
 from .kinds import KINDS, draw_kinds, kind_tables
-from .masks import BLOCK, CELL, draw_outlines, gradient_bank, pixel_depth, pixels_inside
+from .masks import BLOCK, CELL, draw_outlines, gradient_bank, pixel_depth, pixels_inside, rows_of
 from .nuisance import add_nuisance, noise_bank
 
 
@@ -44,11 +44,14 @@ class Simulator:
         textures: Tensor | None = None,
     ) -> None:
         for name, x in (("pool", pool), ("textures", textures)):
-            if x is not None and (x.dim() != 4 or x.dtype != torch.uint8 or x.shape[1] != 3 or x.shape[2] != x.shape[3]):
+            if x is not None and (x.dim() != 4 or x.dtype != torch.uint8 or x.shape[1:] != (3, x.shape[2], x.shape[2])):
                 raise ValueError(f"{name} must be (N, 3, S, S) uint8, got {x.dtype} {tuple(x.shape)}")
         size = pool.shape[-1]
         if len(pool) == 0 or size % CELL or size < 4 * CELL:
-            raise ValueError(f"pool must hold pictures whose side is a multiple of {CELL}, at least {4 * CELL}, got {tuple(pool.shape)}")
+            raise ValueError(
+                f"pool must hold pictures with a side that is a multiple of {CELL} and at least {4 * CELL}, "
+                f"got {tuple(pool.shape)}"
+            )
         if textures is not None and len(textures) and textures.shape[-1] != size:
             raise ValueError(f"textures must be {size} pixels a side like the pool, got {textures.shape[-1]}")
         if foreground is not None and tuple(foreground.shape) != (len(pool), size, size):
@@ -108,14 +111,14 @@ class Simulator:
         feather = torch.where(draw.on("soft"), 0.9 * outline.peak, torch.minimum(feather, 0.8 * outline.peak))
 
         pixels = pixels_inside(outline, grids, size, compact)
-        of_block = outline.rows(pixels.sample)
+        of_block = rows_of(outline, pixels.sample)
         depth = pixel_depth(of_block, pixels)
         plane = pixels.sample.unsqueeze(1) * (size * size) + pixels.flat
         if self.foreground is not None:
             on_object = self.foreground.view(-1)[index[pixels.sample].unsqueeze(1) * (size * size) + pixels.flat]
             depth = torch.where(on_object, depth, -1.0)
-        rows = Fill(*(x.index_select(0, pixels.sample) for x in fill))
-        content = render(images, images_low, self._sources, rows, of_block, pixels, depth, compact)
+        of_fill = rows_of(fill, pixels.sample)
+        content = render(images, images_low, self._sources, of_fill, of_block, pixels, depth, compact)
         channel = torch.arange(3, device=images.device).view(3, 1, 1) * (size * size)
         where = plane + pixels.sample.unsqueeze(1) * (2 * size * size) + channel
         alpha = opacity[pixels.sample] * ramp(depth, feather[pixels.sample])
