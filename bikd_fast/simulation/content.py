@@ -13,9 +13,11 @@ from .masks import BLOCK, Outline, Pixels, upsample_at
 from .random import uniform
 
 SHUFFLE_GRID = 8
-VISIBLE = 2 / 255
-SEEN_SHARE = 0.6  # of a defect's area has to change visibly, else it gets a plain shift of brightness
-PLAIN_SHIFT = 0.3
+SEEN = 5 / 255  # a change that counts as seen; well above 2/255, from which on the label calls it changed
+SEEN_PIXELS = 96  # of a defect (of a 256-pixel picture), and SEEN_SHARE of a greater one, have to change visibly,
+SEEN_SHARE = 0.12  # or SMALL_SHARE of a smaller one; else it gets a plain shift of brightness
+SMALL_SHARE = 0.6
+PLAIN_SHIFT = 0.5
 
 
 class Sources(NamedTuple):
@@ -108,7 +110,7 @@ def draw_fill(
     scale = size / 256
     drag = draw["drag"] * scale
     direction = u[:, 4:5] * (2 * pi)
-    tint = draw["tint"] * (2 * u[:, 5:8] - 1)
+    tint = draw["tint"].clamp(min=0) * (2 * u[:, 5:8] - 1)
     return Fill(
         foreign=foreign, textured=textured, which=other, shuffled=shuffled, order=order,
         from_y=torch.where(away, place[0], outline.center_y), from_x=torch.where(away, place[1], outline.center_x),
@@ -198,19 +200,21 @@ def render(
 
 
 def make_visible(
-    content: Tensor, images: Tensor, pixels: Pixels, alpha: Tensor, opacity: Tensor, batch: int
+    content: Tensor, images: Tensor, pixels: Pixels, alpha: Tensor, opacity: Tensor, batch: int, size: int
 ) -> Tensor:
     """content, with a plain shift of brightness for samples that it would hardly change.
 
     content, images: (3, N, BLOCK^2) of the same pixels; alpha: (N, BLOCK^2) blend weight; opacity (N, 1).
     """
     inside = alpha > 0.5 * opacity
-    seen = (((content - images).abs().amax(0) * alpha) > VISIBLE) & inside
+    seen = (((content - images).abs().amax(0) * alpha) > SEEN) & inside
     counts = images.new_zeros(3, batch)
     sums = torch.stack((inside.sum(1).float(), seen.sum(1).float(), (images.mean(0) * inside).sum(1)))
     counts.index_add_(1, pixels.sample, sums)
     area, changed, brightness = counts
-    weak = (changed < SEEN_SHARE * area)[pixels.sample].view(-1, 1)
+    least = SEEN_PIXELS * (size / 256) ** 2
+    enough = torch.minimum(SMALL_SHARE * area, (SEEN_SHARE * area).clamp(min=least))
+    weak = (changed < enough)[pixels.sample].view(-1, 1)
     bright = (brightness > 0.5 * area)[pixels.sample].view(-1, 1)
     plain = images + (torch.where(bright, 0.0, 1.0) - images) * PLAIN_SHIFT
     return torch.where(weak, plain, content)

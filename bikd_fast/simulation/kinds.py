@@ -50,59 +50,62 @@ DEFAULTS: dict[str, Range] = {
     "zoom": (0.0, 0.0),  # log2 of the magnification
     "drag": (0.0, 0.0),  # displacement
     "low": (0.0, 0.0),  # towards the smoothed picture (1: smooth, below 0: sharpened)
-    "fill": (0.0, 0.0),  # towards a flat colour
+    "fill": (0.0, 0.0),  # towards a flat colour; none below 0
     "own": (0.0, 0.0),  # that colour: 1 the surroundings', 0 a drawn one
     "level": (0.0, 1.0),  # brightness of the drawn colour
     "chroma": (0.0, 0.25),  # spread of its channels
     "gain": (0.0, 0.0),  # log of the factor on brightness
-    "tint": (0.0, 0.0),  # log of the factors on the channels, at most
+    "tint": (0.0, 0.0),  # log of the factors on the channels, at most; none below 0
     "bias": (0.0, 0.0),  # added brightness
 }
 
-PASTED: dict[str, Range] = {"gain": (-0.35, 0.3), "tint": (0.0, 0.15), "bias": (-0.1, 0.1)}
+PASTED: dict[str, Range] = {"gain": (-0.35, 0.3), "tint": (-0.1, 0.25), "bias": (-0.1, 0.1)}
 PASTED_KINDS = ("blend", "scar")
 
 ROWS: dict[str, dict[str, Range]] = {
-    "blend": {"noisy": ON, "foreign": chance(0.8), "away": ON, "turn": chance(0.5), "flip": chance(0.5)},
+    "blend": {
+        "noisy": ON, "foreign": chance(0.75), "away": ON, "turn": chance(0.5), "flip": chance(0.5), "zoom": (-1.3, 1.0),
+        "low": (-0.5, 0.5), "fill": (-0.7, 0.7), "own": (-0.5, 0.5),
+    },
     "patch": {
         "noisy": chance(0.15), "exponent_y": (1, 4), "exponent_x": (1, 4), "box": chance(0.55), "cover": (0.2, 1.0),
         "wobble": (-0.8, 0.6), "feather": (0.0, 0.5), "opacity": (0.55, 1.0), "foreign": chance(0.25),
         "away": chance(0.5), "quarter": ON, "turn": chance(0.4), "flip": chance(0.3),
-   },
+    },
     "scar": {
         "noisy": OFF, "box": chance(0.8), "width": (2.0, 6.0), "aspect": (2.0, 4.0), "wobble": (-0.5, 0.6),
         "feather": (0.0, 0.3), "foreign": chance(0.4), "away": ON, "turn": chance(0.7), "opacity": (0.3, 1.0),
         "sag": (-0.2, 0.2),
-   },
+    },
     "curve": {
         "noisy": OFF, "box": chance(0.5), "width": (1.1, 2.4), "aspect": (3.5, 6.5), "wobble": (-0.6, 0.7),
         "sag": (-0.5, 0.5), "wave": (-0.15, 0.15), "feather": (0.0, 0.3), "opacity": (0.1, 1.0), "fill": (0.6, 1.0),
         "own": (-0.5, 0.5), "level": (0.0, 1.0),
-   },
+    },
     "warp": {
         "noisy": chance(0.2), "exponent_y": (0, 3), "exponent_x": (0, 3), "box": OFF, "aspect": (0.0, 1.0),
         "cover": (0.35, 1.0), "feather": (0.0, 0.2), "opacity": (1.0, 1.0), "warp": ON, "twirl": (-1.2, 1.2),
         "zoom": (-0.9, 0.7), "drag": (-10.0, 10.0),
-   },
+    },
     "stain": {
         "exponent_y": (0, 4), "exponent_x": (0, 4), "local": (0.0, 5.0), "box": OFF, "cover": (0.1, 1.0),
         "wobble": (0.0, 0.8), "feather": (0.3, 1.0), "soft": chance(0.5), "opacity": (0.3, 1.0), "gain": (-0.55, 0.4),
-        "tint": (0.0, 0.2), "bias": (-0.08, 0.08),
-   },
+        "tint": (-0.3, 0.2), "bias": (-0.08, 0.08),
+    },
     "blur": {
         "exponent_y": (0, 4), "exponent_x": (0, 4), "local": (0.0, 5.0), "cover": (0.3, 1.0), "low": (-1.5, 1.0),
         "opacity": (0.6, 1.0),
-   },
+    },
     "missing": {
         "noisy": chance(0.25), "exponent_y": (0, 4), "exponent_x": (0, 4), "local": (2.0, 6.0), "box": chance(0.5),
         "feather": (0.0, 0.4), "opacity": (0.7, 1.0), "low": (0.0, 1.0), "fill": (0.7, 1.0), "own": (0.6, 1.0),
         "gain": (-0.25, 0.1),
-   },
+    },
     "hole": {
         "noisy": OFF, "box": chance(0.1), "width": (2.5, 9.0), "aspect": (0.0, 0.9), "wobble": (-0.2, 0.8),
-        "feather": (0.0, 0.5), "soft": chance(0.2), "opacity": (0.35, 1.0), "fill": (0.6, 1.0), "own": (-0.2, 0.5),
+        "feather": (0.0, 0.5), "soft": chance(0.2), "opacity": (0.35, 1.0), "fill": (0.6, 1.0), "own": (-0.6, 0.4),
         "level": (-0.25, 0.7),
-   },
+    },
 }  # fmt: skip
 
 KINDS = tuple(f.name for f in fields(KindShares))

@@ -7,13 +7,12 @@ from .dispatch import choose
 from .reference.simulate import clean_label, ramp, simulate_reference
 
 VISIBLE = 2 / 255
-SPECK_RADIUS = 3
-SPECK_PIXELS = 8
+RADIUS, SPECK, FULL = 3, 8, 20
 
 
 def _check(images: Tensor, content: Tensor, depth: Tensor, opacity: Tensor, feather: Tensor) -> None:
     if images.dim() != 4 or not images.is_floating_point():
-        raise ValueError(f"images must be a floating-point (B, C, H, W) tensor, got {images.dtype} {tuple(images.shape)}")
+        raise ValueError(f"images must be a floating-point (B, C, H, W), got {images.dtype} {tuple(images.shape)}")
     b, _, h, w = images.shape
     for name, x, want in (
         ("content", content, tuple(images.shape)),
@@ -33,8 +32,9 @@ def simulate(
     feather: Tensor,
     *,
     visible: float = VISIBLE,
-    speck_radius: int = SPECK_RADIUS,
-    speck_pixels: int = SPECK_PIXELS,
+    radius: int = RADIUS,
+    speck: int = SPECK,
+    full: int = FULL,
     impl: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Corrupted pictures and the label of what visibly changed in them.
@@ -43,19 +43,23 @@ def simulate(
     depth: (B, H, W) distance in pixels from the defect's outline, positive inside. opacity: (B,) in 0..1.
     feather: (B,) pixels > 0 over which the blend rises from 0 at the outline to the opacity.
     blend = images + opacity * smoothstep(depth / feather) * (content - images)
-    changed = max over C of |blend - images| > visible; label = 3x3 median of changed without its specks (pixels that
-    have fewer than speck_pixels labelled pixels in the (2 speck_radius + 1)^2 window around them).
+    changed = max over C of |blend - images| > visible; median = 3x3 median of changed (the majority, with unchanged
+    pixels beyond the picture's edge); count = median pixels in the (2 radius + 1)^2 window, radius <= 7.
+    label = median where count >= speck, so that specks go, and whatever lies inside the outline where count >= full,
+    so that the label of a half-visible change is whole and not a sieve.
     Returns (corrupted (B, C, H, W), label (B, H, W) bool); corrupted is blend where label, else images exactly.
     On the CPU only the pixels inside the outline are computed. Raises ValueError for shapes that do not fit.
     """
     _check(images, content, depth, opacity, feather)
+    if not 1 <= radius <= 7:
+        raise ValueError(f"radius must lie in 1..7, got {radius}")
     if choose(impl, (images, content, depth, opacity, feather)) == "triton":
         from .simulate_triton import simulate_triton
 
-        return simulate_triton(images, content, depth, opacity, feather, visible, speck_radius, speck_pixels)
+        return simulate_triton(images, content, depth, opacity, feather, visible, radius, speck, full)
     if impl == "auto" and not images.is_cuda and not torch.compiler.is_compiling():
-        return _simulate_inside(images, content, depth, opacity, feather, visible, speck_radius, speck_pixels)
-    return simulate_reference(images, content, depth, opacity, feather, visible, speck_radius, speck_pixels)
+        return _simulate_inside(images, content, depth, opacity, feather, visible, radius, speck, full)
+    return simulate_reference(images, content, depth, opacity, feather, visible, radius, speck, full)
 
 
 def _simulate_inside(
@@ -65,8 +69,9 @@ def _simulate_inside(
     opacity: Tensor,
     feather: Tensor,
     visible: float,
-    speck_radius: int,
-    speck_pixels: int,
+    radius: int,
+    speck: int,
+    full: int,
 ) -> tuple[Tensor, Tensor]:
     """The reference on the pixels inside the outline only (their number is data: CPU, where that costs no wait)."""
     b, c, h, w = images.shape
@@ -77,10 +82,10 @@ def _simulate_inside(
     where = (inside + sample * ((c - 1) * h * w)) + channels
     x = images.reshape(-1)[where]
     step = (content.reshape(-1)[where] - x) * alpha
-    changed = torch.zeros(b * h * w, dtype=torch.bool, device=images.device)
-    changed[inside] = step.abs().amax(0) > visible
-    label = clean_label(changed.view(b, h, w), speck_radius, speck_pixels)
-    kept = label.view(-1)[inside]
+    kept = torch.zeros(2, b * h * w, dtype=torch.bool, device=images.device)
+    kept[0, inside] = step.abs().amax(0) > visible
+    kept[1, inside] = alpha > 0
+    label = clean_label(kept[0].view(b, h, w), kept[1].view(b, h, w), radius, speck, full)
     corrupted = images.clone(memory_format=torch.contiguous_format)
-    corrupted.view(-1)[where] = torch.where(kept, x + step, x)
+    corrupted.view(-1)[where] = torch.where(label.view(-1)[inside], x + step, x)
     return corrupted, label

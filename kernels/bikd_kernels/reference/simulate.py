@@ -22,17 +22,14 @@ def window_sum(x: Tensor, radius: int) -> Tensor:
     return x
 
 
-def clean_label(visible: Tensor, speck_radius: int, speck_pixels: int) -> Tensor:
-    """The label (B, H, W) bool of a visible-change map (B, H, W) bool: 3x3 median, then specks dropped.
+def clean_label(changed: Tensor, inside: Tensor, radius: int, speck: int, full: int) -> Tensor:
+    """The label of a visible-change map; (B, H, W) bool all three. See bikd_kernels.simulate for the rule.
 
-    The median of a binary map is the majority, at least 5 of 9 (outside the picture counts as unchanged). A pixel is
-    part of a speck if fewer than speck_pixels pixels of the (2 speck_radius + 1)^2 window around it are set; a line
-    two pixels wide passes with radius 3 and 8 pixels, a 2 x 2 dot does not.
+    A line two pixels wide passes with radius 3 and speck 8, a 2 x 2 dot does not.
     """
-    median = window_sum(visible.to(torch.uint8), 1) >= 5
-    if speck_pixels > 1:
-        median &= window_sum(median.to(torch.uint8), speck_radius) >= speck_pixels
-    return median
+    median = window_sum(changed.to(torch.uint8), 1) >= 5
+    count = window_sum(median.to(torch.uint8), radius)
+    return (median & (count >= speck)) | (inside & (count >= full))
 
 
 def simulate_reference(
@@ -42,11 +39,12 @@ def simulate_reference(
     opacity: Tensor,
     feather: Tensor,
     visible: float,
-    speck_radius: int,
-    speck_pixels: int,
+    radius: int,
+    speck: int,
+    full: int,
 ) -> tuple[Tensor, Tensor]:
-    """See bikd_kernels.simulate, with clean=True."""
+    """See bikd_kernels.simulate."""
     alpha = (opacity.view(-1, 1, 1) * ramp(depth, feather.view(-1, 1, 1))).unsqueeze(1)
     step = torch.where(alpha > 0, (content - images) * alpha, 0)
-    label = clean_label(step.abs().amax(1) > visible, speck_radius, speck_pixels)
+    label = clean_label(step.abs().amax(1) > visible, alpha.squeeze(1) > 0, radius, speck, full)
     return torch.where(label.unsqueeze(1), images + step, images), label
