@@ -16,9 +16,7 @@ NAN = math.nan
 
 
 def auroc(ladder: Ladder) -> float:
-    """Area under the ROC curve, ties counted half: sum of c(v) (below(v) + at(v) / 2) / (P N); the correctly rounded
-    value.
-    """
+    """Area under the ROC curve, ties counted half: sum of c(v) (below(v) + at(v) / 2) / (P N), correctly rounded."""
     positives = int(ladder.positives.sum())
     if not positives or not ladder.negatives:
         return NAN
@@ -36,9 +34,7 @@ def average_precision(ladder: Ladder) -> float:
 
 
 def best_f1(ladder: Ladder) -> tuple[float, float]:
-    """(largest F1 over all thresholds, the lowest threshold that reaches it). It is always reached at an anomalous
-    score.
-    """
+    """(largest F1 over all thresholds, the lowest threshold that reaches it, which is always an anomalous score)."""
     positives = int(ladder.positives.sum())
     if not positives or not ladder.negatives:
         return NAN, NAN

@@ -133,9 +133,7 @@ def _columns(rows: list[Mapping[str, Any]]) -> dict[str, np.ndarray]:
 
 
 def _resample(label: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """How often each of the N images is drawn, float64 (count, N): as many normal and as many anomalous ones as there
-    are.
-    """
+    """How often each of the N images is drawn, float64 (count, N); each class keeps its number of images."""
     weights = np.zeros((count, label.size))
     for one in (0, 1):
         of_class = np.flatnonzero(label == one)

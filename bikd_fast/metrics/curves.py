@@ -1,6 +1,4 @@
-"""ROC, precision-recall and per-region-overlap curves of a ladder, thinned for drawing with a known largest
-deviation.
-"""
+"""ROC, precision-recall and per-region-overlap curves of a ladder, thinned for drawing with a bounded deviation."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ def roc(ladder: Ladder, points: int = 200) -> Curve:
 
 
 def pro(ladder: Ladder, weights: np.ndarray, fpr_limit: float, points: int = 200) -> Curve:
-    """False-positive rate x up to fpr_limit, mean overlap of the regions y. weights: float64 (V,), sum of 1 / area at
-    each rung.
-    """
+    """False-positive rate x up to fpr_limit, mean overlap of regions y. weights: float64 (V,), sum of 1 / area."""
     if not weights.size or not ladder.negatives:
         return _empty()
     reached = np.cumsum(weights[::-1])[::-1]
@@ -33,9 +29,7 @@ def pro(ladder: Ladder, weights: np.ndarray, fpr_limit: float, points: int = 200
 
 
 def precision_recall(ladder: Ladder, points: int = 200) -> Curve:
-    """Recall x, precision y at every anomalous score from the highest to the lowest; between them precision only
-    falls.
-    """
+    """Recall x, precision y at anomalous scores from the highest down; between two of them precision only falls."""
     positives = int(ladder.positives.sum())
     if not positives or not ladder.negatives:
         return _empty()
@@ -67,9 +61,7 @@ def _thin(x: np.ndarray, y: np.ndarray, threshold: np.ndarray, limit: float, poi
 
 
 def _spread(x: np.ndarray, y: np.ndarray, points: int) -> np.ndarray:
-    """Places of at most `points` points evenly spread along the curve: no dropped stretch is longer than length /
-    points.
-    """
+    """Places of at most `points` points evenly spread along the curve; no dropped stretch exceeds length / points."""
     if x.size <= points:
         return np.arange(x.size)
     length = np.append(0.0, np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y))))

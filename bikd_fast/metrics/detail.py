@@ -15,9 +15,7 @@ from bikd_fast.metrics.pixels import Pixels
 
 @dataclass(frozen=True)
 class Table:
-    """Columns over all N images and R regions of all ranks, ordered by image. region_image: int64 (R,), row of the
-    image.
-    """
+    """Columns over all N images and R regions of all ranks, by image. region_image: int64 (R,), row of the image."""
 
     index: np.ndarray
     label: np.ndarray
@@ -71,9 +69,7 @@ def gather_table(images: Images, pixels: Pixels, group: Any) -> Table:
 
 
 def by_kind(table: Table, negatives: int) -> dict[str, dict[str, float | int]]:
-    """For every kind with an anomalous image: counts, image metrics against all normal images, pixel AUROC, AUPRO,
-    AUPIMO.
-    """
+    """Of every kind with an anomalous image: counts, image metrics against all normal images, pixel metrics."""
     out: dict[str, dict[str, float | int]] = {}
     normal = table.label == 0
     for kind in sorted(set(table.kind[~normal].tolist())):
@@ -94,9 +90,7 @@ def by_kind(table: Table, negatives: int) -> dict[str, dict[str, float | int]]:
 
 
 def by_image(table: Table, negatives: int) -> list[dict[str, Any]]:
-    """One dict an image. pixel_auroc and aupro: of its own anomalous pixels and regions against the whole set's
-    normal pixels.
-    """
+    """One dict an image; pixel_auroc and aupro of its own pixels and regions against the whole set's normal pixels."""
     edges = np.searchsorted(table.region_image, np.arange(table.label.size + 1))
     rows = []
     for i in range(table.label.size):
@@ -117,9 +111,7 @@ def by_image(table: Table, negatives: int) -> list[dict[str, Any]]:
 
 
 def by_region(table: Table) -> list[dict[str, Any]]:
-    """One dict a region: index of its image, area (pixels), box (top, left, bottom, right), its share of AUPRO,
-    highest score.
-    """
+    """One dict a region: its image, area, box (top, left, bottom, right; pixels), share of AUPRO, highest score."""
     return [
         {
             "image": int(table.index[table.region_image[r]]),
@@ -133,9 +125,7 @@ def by_region(table: Table) -> list[dict[str, Any]]:
 
 
 def mean_or_nan(values: np.ndarray) -> float:
-    """Mean of float64 values, NaN if there are none; summed in one order, so that it has the same bits on any number
-    of ranks.
-    """
+    """Mean of float64 values, NaN if there are none; summed in one order, the same bits on any number of ranks."""
     return float(np.sum(values) / values.size) if values.size else closed_form.NAN
 
 

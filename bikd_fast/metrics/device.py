@@ -19,8 +19,7 @@ def count_pixels(
     memory_mb: float = 1024.0,
     threads: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Same as ladder.count_pixels for torch maps (H, W) on one device; only the V rungs and two int64 (V,) counts
-    travel.
+    """As ladder.count_pixels, for torch maps (H, W) on one device; only rungs and counts, V long, travel.
 
     Every pixel is looked up among the rungs (searchsorted), the places are counted (bincount of integers, no weights).
     memory_mb bounds the working memory on the device, about 24 bytes a pixel looked up at a time; threads is not used.

@@ -1,6 +1,4 @@
-"""evaluate(): every image, pixel and region metric of a set of anomaly maps, exact, with the shares of kinds, images
-and regions.
-"""
+"""evaluate(): every metric of a set of anomaly maps, exact, with the shares of kinds, images and regions."""
 
 from __future__ import annotations
 

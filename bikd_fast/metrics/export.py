@@ -9,9 +9,7 @@ from typing import Any
 
 
 def jsonable(value: Any) -> Any:
-    """The same structure with every NaN or infinity replaced by None: JSON has neither, and an undefined metric is
-    null there.
-    """
+    """The same structure with None for every NaN or infinity: JSON has neither, an undefined metric is null there."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -22,15 +20,12 @@ def jsonable(value: Any) -> Any:
 
 
 def to_json(metrics: Any, indent: int | None = 1) -> str:
-    """Strict JSON text of evaluate()'s dict, or of {category: dict}; NaN is written as null. Floats read back bit for
-    bit.
-    """
+    """Strict JSON text of evaluate()'s dict, or of {category: dict}; NaN becomes null, floats read back bit for bit."""
     return json.dumps(jsonable(metrics), allow_nan=False, indent=indent)
 
 
 def mean_metrics(categories: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Mean over categories of every number at the top of their metrics, thresholds excepted (they have no meaning
-    across maps).
+    """Mean over categories of every number at the top of their metrics but thresholds, which mean nothing across maps.
 
     A category where a metric is undefined (NaN or None) is left out of that metric's mean; NaN if none has it.
     """

@@ -1,6 +1,4 @@
-"""The images of one evaluation: their maps and regions, and their labels, scores and kinds, checked against one
-another.
-"""
+"""The images of one evaluation: maps, regions, labels, scores and kinds, checked against one another."""
 
 from __future__ import annotations
 
@@ -17,9 +15,7 @@ from bikd_fast.metrics.regions import Regions, find_regions
 
 @dataclass(frozen=True)
 class Images:
-    """N images of this rank. score: float64 (N,); label: int64 (N,), 0 or 1; index: int64 (N,) or None for the order
-    given.
-    """
+    """N images of this rank. score: float64 (N,); label: int64 (N,), 0 or 1; index: int64 (N,), None: as given."""
 
     maps: list[Plane]
     sizes: list[tuple[int, int]]

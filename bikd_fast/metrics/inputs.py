@@ -18,7 +18,7 @@ def as_planes(values: Any, what: str) -> list[Plane]:
     CPU tensors become NumPy views (bfloat16, which NumPy lacks, becomes float32 exactly); CUDA tensors stay where
     they are.
     """
-    planes = [_plane(value) for value in values]
+    planes = [plane_of(value) for value in values]
     for i, plane in enumerate(planes):
         if plane.ndim != 2:
             raise ValueError(
@@ -30,7 +30,8 @@ def as_planes(values: Any, what: str) -> list[Plane]:
     return planes
 
 
-def _plane(value: Any) -> Plane:
+def plane_of(value: Any) -> Plane:
+    """One array or tensor in the form of as_planes."""
     if not isinstance(value, torch.Tensor):
         return np.asarray(value)
     value = value.detach()

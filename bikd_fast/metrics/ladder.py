@@ -83,8 +83,7 @@ def count_pixels(
     memory_mb: float = 128.0,
     threads: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How many pixels of the maps lie below each of the V ascending values, and how many exactly at it: int64 (V,)
-    twice.
+    """How many pixels of the maps lie below, and how many exactly at, each of V ascending values: int64 (V,) twice.
 
     Args:
         maps: NumPy maps (H, W); one whose size differs from its entry in sizes is resized on the fly (inputs.fit).

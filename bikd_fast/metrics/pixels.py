@@ -49,9 +49,7 @@ def measure(
     threads: int | None = None,
     group: Any = None,
 ) -> Pixels:
-    """Count every pixel against the anomalous scores. normal: bool (N,), which images AUPIMO counts; None: no
-    AUPIMO.
-    """
+    """Count every pixel against the anomalous scores. normal: bool (N,), the images AUPIMO counts; None: no AUPIMO."""
     wide = ranks.total(np.array([common_dtype(maps) == np.float64]), group)[0]
     dtype = np.dtype(np.float64 if wide else np.float32)
     score = ranks.together(lambda: positive_scores(maps, sizes, regions, dtype), group)

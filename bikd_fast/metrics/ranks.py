@@ -1,6 +1,4 @@
-"""The few collective operations distributed evaluation needs, on NumPy arrays. group=None: one process, nothing is
-sent.
-"""
+"""The few collective operations of distributed evaluation, on NumPy arrays. group=None: one process, none sent."""
 
 from __future__ import annotations
 
@@ -50,9 +48,7 @@ def gather_strings(strings: list[str], group: Any) -> list[list[str]]:
 
 
 def together(step: Callable[[], T], group: Any) -> T:
-    """Run a step that may fail on this rank alone; then it raises on every rank instead of leaving the others
-    waiting.
-    """
+    """Run a step that may fail on this rank alone; then it raises on every rank, and none is left waiting."""
     if group is None:
         return step()
     error: Exception | None = None

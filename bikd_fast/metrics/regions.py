@@ -1,6 +1,4 @@
-"""Defect regions: 8-connected components of every mask, by union-find over runs of pixels, vectorised over the whole
-set.
-"""
+"""Defect regions: 8-connected components by union-find over runs of pixels, vectorised over the whole set."""
 
 from __future__ import annotations
 
@@ -15,8 +13,7 @@ from bikd_fast.metrics.inputs import Plane
 
 @dataclass(frozen=True)
 class Regions:
-    """P anomalous pixels in R regions of N images. Regions are numbered by image, then by their first pixel in raster
-    order.
+    """P anomalous pixels in R regions of N images; regions in order of image, then of first pixel in raster order.
 
     Attributes:
         positives: int64 (N,), anomalous pixels of each image.
@@ -37,7 +34,7 @@ class Regions:
 
 
 def find_regions(masks: Sequence[Plane]) -> Regions:
-    """8-connected regions of N masks (H, W) of any sizes, bool or integer, non-zero = anomalous. Never joins two
+    """8-connected regions of N masks (H, W), any sizes, bool or integer, non-zero = anomalous; none spans two
     images.
     """
     found = [_nonzero(mask) for mask in masks]

@@ -1,5 +1,4 @@
-"""Evaluation of a set too large to hold: a histogram over the bits of the scores, with certified bounds on every
-metric.
+"""Evaluation of a set too large to hold: a histogram over the scores' bits, with certified bounds on every metric.
 
 The bits of a float32, with the sign handled, ascend with its value; the leading ones are the bin. So bins need no
 range and no calibration, are equally fine at every magnitude, and the histograms of two parts of a set simply add.
@@ -19,7 +18,7 @@ import torch
 
 from bikd_fast.metrics import closed_form, ranks
 from bikd_fast.metrics.images import read_images
-from bikd_fast.metrics.inputs import fit, nan_error
+from bikd_fast.metrics.inputs import fit, nan_error, plane_of
 from bikd_fast.metrics.ladder import ladder_of
 
 OCTAVE_BITS = 9  # sign and exponent of a float32
@@ -58,24 +57,25 @@ class StreamingEvaluation:
         self._labels: list[np.ndarray] = []
 
     def add(self, maps: Any, masks: Any, scores: Any = None, labels: Any = None) -> None:
-        """Take in n more images; arguments, defaults and errors as in evaluate(). Nothing of them is kept but counts
-        and scores.
-        """
+        """Take in n more images; arguments and errors as in evaluate(). Only counts and image scores are kept."""
         images = read_images(maps, masks, scores, labels, None, None)
+        for i, plane in enumerate(images.maps):  # before anything is counted
+            if bool(plane.max() != plane.max()):
+                raise nan_error(i)
         stop = np.cumsum(images.regions.positives)
         weight = 1.0 / images.regions.area[images.regions.region]
         for i, (plane, size) in enumerate(zip(images.maps, images.sizes)):
             flat = fit(plane, size).reshape(-1)
-            flat = flat.float().cpu().numpy() if isinstance(flat, torch.Tensor) else flat.astype(np.float32, copy=False)
-            if np.isnan(flat.max()):
-                raise nan_error(i)
-            if not self._inexact and (flat.view(np.uint32) & np.uint32((1 << (32 - self.bits)) - 1)).any():
-                self._inexact = True
+            flat = plane_of(flat.cpu()) if isinstance(flat, torch.Tensor) else flat
+            scores32 = flat.astype(np.float32, copy=False)
+            if not self._inexact:  # asked no more once one map has answered
+                low_bits = scores32.view(np.uint32) & np.uint32((1 << (32 - self.bits)) - 1)
+                self._inexact = bool(low_bits.any() or (scores32 != flat).any())
             mine = slice(stop[i] - images.regions.positives[i], stop[i])
             offset = images.regions.offset[mine]
-            self._fill(flat)
+            self._fill(scores32)
             if offset.size:
-                self._mark(flat[offset], weight[mine])
+                self._mark(scores32[offset], weight[mine])
         self._regions += images.regions.area.size
         self._scores.append(images.score)
         self._labels.append(images.label)
@@ -240,9 +240,7 @@ class StreamingEvaluation:
 
 
 def bin_of(scores: np.ndarray, bits: int) -> np.ndarray:
-    """int64 bin of float32 scores: the leading bits of a number that ascends with the score; -0.0 falls where 0.0
-    does.
-    """
+    """int64 bin of float32 scores: leading bits of a number ascending with the score; -0.0 falls where 0.0 does."""
     raw = (scores + np.float32(0)).view(np.uint32)
     key = np.where(raw >> 31, ~raw, raw | np.uint32(0x80000000))
     return (key >> np.uint32(32 - bits)).astype(np.int64)

@@ -1,5 +1,4 @@
-"""Thresholds without the test set, each with what it promises and how sure that is. Scores themselves are never
-changed.
+"""Thresholds without the test set, each with what it promises and how surely. Scores are never changed.
 
 A picture is called anomalous when its score >= the threshold. Promises hold for pictures drawn like those the
 threshold was chosen from (exchangeable with them) and never trained on: a threshold from training pictures promises

@@ -1,6 +1,4 @@
-"""The metrics once more, straight from their definitions in exact rational arithmetic, building every curve. Slow,
-for tiny cases.
-"""
+"""The metrics straight from their definitions in exact rational arithmetic, every curve built. For tiny cases."""
 
 from __future__ import annotations
 
@@ -86,9 +84,7 @@ def trapezoid(x: list[Fraction], y: list[Fraction], limit: Fraction) -> Fraction
 
 
 def pimo_of_image(scores: np.ndarray, mask: np.ndarray, normal: np.ndarray, low: float, high: float) -> float:
-    """AUPIMO of one image by walking along the false-positive rate: recall of the lowest threshold that each rate
-    allows.
-    """
+    """AUPIMO of one image by walking along the false-positive rate: recall of the lowest threshold each rate allows."""
     rate = np.array([(normal >= v).mean() for v in scores[mask != 0]])
     corners = [low, *sorted({float(r) for r in rate if low < r < high}), high]
     parts = [math.log(b / a) * float((rate <= a).mean()) for a, b in pairwise(corners)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bikd_fast.metrics import evaluate
+from bikd_fast.metrics import device, evaluate, inputs, to_json
 from bikd_fast.metrics.device import count_pixels as count_on_device
 from bikd_fast.metrics.inputs import fit
 from bikd_fast.metrics.ladder import count_pixels
@@ -61,6 +61,24 @@ def test_device_code_counts_what_the_sort_counts(dtype: type) -> None:
             np.testing.assert_array_equal(found[0], expected[0])
             np.testing.assert_array_equal(found[1], expected[1])
     assert count_on_device(tensors, sizes, values[:0])[0].size == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_whole_evaluation_in_torch_has_the_same_bits(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CPU tensors, kept from becoming NumPy arrays, take the path of GPU tensors."""
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.rand(6, 45, 50, generator=generator) < 0.05
+    masks[:2] = False
+    maps = list((torch.randn(6, 45, 50, generator=generator) + masks).to(dtype))
+    maps[1] = maps[1][:20, :31]
+    maps[4] = maps[4][:30, :20]
+    expected = to_json(evaluate(maps, masks, aupimo=True, curves=30))
+    monkeypatch.setattr(inputs, "plane_of", lambda value: value)
+    asked: list[int] = []
+    count = device.count_pixels
+    monkeypatch.setattr(device, "count_pixels", lambda *a, **k: asked.append(1) or count(*a, **k))
+    assert to_json(evaluate(maps, masks.to(torch.uint8), aupimo=True, curves=30)) == expected
+    assert asked
 
 
 def test_counts_against_plain_comparison() -> None:

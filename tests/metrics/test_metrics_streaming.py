@@ -10,7 +10,7 @@ import pytest
 import torch
 from exact_reference import random_case
 
-from bikd_fast.metrics import StreamingEvaluation, evaluate
+from bikd_fast.metrics import StreamingEvaluation, evaluate, to_json
 from bikd_fast.metrics.streaming import bin_of, lowest_of
 
 NAMES = ("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro")
@@ -80,6 +80,27 @@ def test_single_precision_maps_do_not_claim_to_be_exact() -> None:
     assert stream.result()["about"]["exact"]
     stream.add(np.full((1, 3, 3), 0.1, np.float32), np.eye(3, dtype=bool)[None])
     assert not stream.result()["about"]["exact"]
+
+
+def test_double_precision_lost_in_the_bins_is_not_called_exact() -> None:
+    stream = StreamingEvaluation()
+    stream.add(np.array([[[1.0, 1.0 + 1e-12]]]), np.array([[[0, 1]]]))
+    found = stream.result()
+    assert not found["about"]["exact"]
+    assert found["bounds"]["pixel_auroc"] == [0.0, 1.0]
+
+
+def test_a_refused_batch_leaves_nothing_behind() -> None:
+    rng = np.random.default_rng(0)
+    maps, masks = rng.normal(size=(3, 8, 8)), rng.random((3, 8, 8)) < 0.2
+    stream = StreamingEvaluation()
+    stream.add(maps, masks)
+    before = stream.result()
+    broken = maps.copy()
+    broken[2, 0, 0] = np.nan
+    with pytest.raises(ValueError, match=r"maps\[2\]"):
+        stream.add(broken, masks, scores=[0.0, 0.0, 0.0])
+    assert to_json(stream.result()) == to_json(before)
 
 
 def test_f1_threshold_reaches_the_f1_it_promises() -> None:

@@ -11,9 +11,7 @@ from bikd_fast.metrics import evaluate, threshold_at_best_f1, threshold_at_false
 
 
 def repeat(choose, rate_of, n: int, times: int = 4000) -> tuple[float, float, object]:
-    """Draw n calibration scores many times: mean of the true rate, how often it keeps the bound with confidence, one
-    threshold.
-    """
+    """Draw n calibration scores many times: mean true rate, one of the thresholds, all true rates."""
     rng = np.random.default_rng(0)
     thresholds = [choose(rng.normal(size=n)) for _ in range(times)]
     rates = np.array([rate_of(t.value) for t in thresholds])
