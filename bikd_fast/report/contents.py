@@ -11,7 +11,7 @@ from bikd_fast.report.judge import CORRECT, FALSE_ALARM, MISSED, UNJUDGED, undef
 from bikd_fast.report.panel import Panel
 from bikd_fast.report.table import METRICS, mean_row, metric_columns, number
 
-_ROWS = 40_000  # listed scores: about 3 MB
+_ROW_BYTES = 4_000_000  # of the listed scores: some 50,000
 _OUTCOMES = [MISSED, FALSE_ALARM, CORRECT, UNJUDGED]
 _ELSEWHERE = ("threshold", "curves", "kinds", "per_kind", "images", "regions", "undefined", "reasons", "not_defined")
 
@@ -63,12 +63,15 @@ def data(panels: list[Panel]) -> tuple[Markup, int, str]:
     prefix = first[: first[:same].rfind("/") + 1]
     kinds = sorted({kind for panel in panels if panel.found for kind in panel.found.kind})
     position = {kind: at for at, kind in enumerate(kinds)}
-    groups, listed = [], 0
+    groups, listed, room = [], 0, _ROW_BYTES
     for panel in panels:
         rows: list[list[Any]] = []
         found = panel.found
-        for at in range(0 if found is None else min(len(found.path), _ROWS - listed)):
+        for at in range(0 if found is None else len(found.path)):
             assert found is not None
+            room -= 40 + len(found.path[at].encode("utf-8", "replace")) - len(prefix)
+            if room < 0:
+                break
             score, error = float(found.score[at]), float(panel.error[at])
             rows.append(
                 [
@@ -82,7 +85,8 @@ def data(panels: list[Panel]) -> tuple[Markup, int, str]:
             )
         threshold = float(np.float32(found.threshold)) if found is not None and panel.judged else math.nan
         listed += len(rows)
-        groups.append({"name": panel.name, "threshold": threshold if math.isfinite(threshold) else None, "rows": rows})
+        group = {"name": panel.name, "count": panel.defects + panel.normals, "rows": rows}
+        groups.append(group | {"threshold": threshold if math.isfinite(threshold) else None})
     value = {"prefix": prefix, "kinds": kinds, "outcomes": _OUTCOMES, "categories": groups}
     return htmlsafe_json_dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False), listed, prefix
 

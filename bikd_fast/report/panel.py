@@ -74,10 +74,10 @@ def make_panel(category: CategoryFolder, base: Path, notes: list[str], *, limit:
     panel.kinds = kind_rows(found, category.metrics)
     panel.cards, unreadable = make_cards(found, base, limit=limit, budget=budget)
     if unreadable:
+        gone = next(card.path for card in panel.cards if not card.picture)
         notes.append(
-            f"{category.name}: {unreadable} of {len(panel.cards)} pictures of the gallery could not be read, as "
-            f"{next(card.path for card in panel.cards if not card.picture)}. The data set was moved, changed or removed "
-            "after the run; the scores are still those of the run."
+            f"{category.name}: {unreadable} of {len(panel.cards)} gallery pictures could not be read, one of them "
+            f"{gone}. The data set was moved, changed or removed after the run; the scores are still those of the run."
         )
     panel.charts = _metric_charts(category, found, base, notes)
     maps_left_out = {name: value for name, value in vars(found).items() if name != "map"}
@@ -86,22 +86,22 @@ def make_panel(category: CategoryFolder, base: Path, notes: list[str], *, limit:
 
 
 def threshold_story(metrics: dict[str, Any], found: Predictions) -> list[str]:
-    """How the threshold came about, in the words of the run (metrics.json, threshold), and what follows from that."""
+    """How the threshold came about and what it promises: metrics.json's "threshold", a metrics.Threshold as a dict."""
     if math.isnan(found.threshold):
         return ["This run records no threshold: pictures are ranked, but not called right or wrong."]
+    value = f"Threshold {found.threshold:.6g}"
     entry = metrics.get("threshold")
-    value = f"{found.threshold:.6g}"
-    said: list[str] = []
-    if isinstance(entry, dict):
-        words = [str(entry[key]) for key in _SAYINGS if isinstance(entry.get(key), str) and entry[key]]
-        said = list(dict.fromkeys(words))
-    elif isinstance(entry, str):
-        said = [entry]
-    if not said:
-        return [
-            f"Threshold {value}. The run does not record how it was chosen, so nothing is promised about new pictures."
-        ]
-    return [f"Threshold {value}."] + [text[0].upper() + text[1:].rstrip(".") + "." for text in said]
+    if not isinstance(entry, dict) or not (entry.get("method") or entry.get("promise")):
+        return [f"{value}. The run does not record how it was chosen, so nothing is promised about new pictures."]
+    method, target = str(entry.get("method") or "a rule that is not recorded"), number(entry.get("target"))
+    aim = _AIMS.get(method, method) + ("" if math.isnan(target) else f" {100 * target:.4g} %")
+    source = f" on {entry['n']} {entry['source']} pictures" if entry.get("n") and entry.get("source") else ""
+    said = [f"{value}, chosen for {aim}{source}."]
+    if entry.get("promise"):
+        said.append(str(entry["promise"]).rstrip(".") + ".")
+    if entry.get("met") is False:
+        said.append("The aim is not met: there were too few pictures to promise it.")
+    return said
 
 
 def training_charts(series: dict[str, tuple[np.ndarray, np.ndarray]]) -> list[tuple[str, str, Markup]]:
@@ -189,7 +189,11 @@ def _remark(found: Predictions, name: str, notes: list[str]) -> None:
         )
 
 
-_SAYINGS = ("how", "method", "rule", "chosen", "statement", "promise", "message", "warning", "note")
+_AIMS = {  # methods of bikd_fast.metrics.thresholds
+    "false_alarm_rate": "a false-alarm rate of at most",
+    "recall": "a recall of at least",
+    "f1": "the highest F1",
+}
 _MOST_LOGGED = 60  # figures drawn
 _FIRST = ["loss", "forward", "backward"]
 _LAST = ["lr", "learning_rate", "pictures_per_second"]

@@ -192,7 +192,8 @@ for (const input of $$(".trialinput")) {
       if (label) { defects += 1; missed += score === null || score < threshold; }
       else { normals += 1; alarms += score !== null && score >= threshold; }
     }
-    text.textContent = `At ${own ? "the recorded threshold" : "a threshold of"} ${show(threshold)}: ${missed} of ${defects} defects missed, ${alarms} of ${normals} good pictures called defective.`;
+    const part = group.rows.length < group.count ? `Among the first ${group.rows.length} scores, at` : "At";
+    text.textContent = `${part} ${own ? "the recorded threshold" : "a threshold of"} ${show(threshold)}: ${missed} of ${defects} defects missed, ${alarms} of ${normals} good pictures called defective.`;
   };
   input.value = ((group.threshold - low) / (high - low)) * 1000;
   say(group.threshold, true);
