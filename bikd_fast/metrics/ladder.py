@@ -53,7 +53,7 @@ class Ladder:
 
 
 def rungs(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct values of sorted scores (P,), ascending, and how often each occurs (int64). -0.0 equals 0.0."""
+    """Distinct values of a sorted array (P,), ascending, and how often each occurs (int64). -0.0 equals 0.0."""
     first = np.ones(scores.size, bool)
     np.not_equal(scores[1:], scores[:-1], out=first[1:])
     start = np.flatnonzero(first)

@@ -19,7 +19,7 @@ import torch
 from bikd_fast.metrics import closed_form, ranks
 from bikd_fast.metrics.images import read_images
 from bikd_fast.metrics.inputs import fit, nan_error, plane_of
-from bikd_fast.metrics.ladder import ladder_of
+from bikd_fast.metrics.ladder import ladder_of, rungs
 
 OCTAVE_BITS = 9  # sign and exponent of a float32
 BUFFER = 1 << 22  # pixels sorted at a time
@@ -152,7 +152,7 @@ class StreamingEvaluation:
         """Sort the buffered pixels into the histogram of normal ones (_mark has taken the anomalous ones out of it)."""
         scores = self._buffer[: self._used]
         scores.sort()
-        index, counts = np.unique_counts(bin_of(scores, self.bits))
+        index, counts = rungs(bin_of(scores, self.bits))
         for octave, part in self._by_octave(index):
             self._octave(octave)[0][index[part] % self._bins] += counts[part]
         self._used = 0
@@ -164,14 +164,14 @@ class StreamingEvaluation:
         weight = weight[order]
         for octave, part in self._by_octave(index):
             normal, anomalous, weights = self._octave(octave)
-            counts_at, counts = np.unique_counts(index[part] % self._bins)
+            counts_at, counts = rungs(index[part] % self._bins)
             normal[counts_at] -= counts
             anomalous[counts_at] += counts
             np.add.at(weights, index[part] % self._bins, weight[part])
 
     def _by_octave(self, index: np.ndarray) -> Iterator[tuple[int, slice]]:
         """Octaves present in ascending bin numbers, with the stretch each occupies."""
-        octaves, counts = np.unique_counts(index // self._bins)
+        octaves, counts = rungs(index // self._bins)
         stop = np.cumsum(counts)
         for octave, first, last in zip(octaves.tolist(), (stop - counts).tolist(), stop.tolist()):
             yield octave, slice(first, last)
@@ -240,10 +240,13 @@ class StreamingEvaluation:
 
 
 def bin_of(scores: np.ndarray, bits: int) -> np.ndarray:
-    """int64 bin of float32 scores: leading bits of a number ascending with the score; -0.0 falls where 0.0 does."""
+    """uint32 bin of float32 scores: leading bits of a number ascending with the score; -0.0 falls where 0.0 does."""
     raw = (scores + np.float32(0)).view(np.uint32)
-    key = np.where(raw >> 31, ~raw, raw | np.uint32(0x80000000))
-    return (key >> np.uint32(32 - bits)).astype(np.int64)
+    flip = (raw.view(np.int32) >> 31).view(np.uint32)  # all ones for a negative number
+    flip |= np.uint32(0x80000000)
+    raw ^= flip
+    raw >>= np.uint32(32 - bits)
+    return raw
 
 
 def lowest_of(index: int, bits: int) -> float:

@@ -118,7 +118,7 @@ def test_bins_ascend_with_the_score() -> None:
     scores = np.array([-np.inf, -1e30, -1.0, -1e-40, -0.0, 0.0, 1e-40, 1e-3, 1.0, 1.5, 2.0, 1e30, np.inf], np.float32)
     bins = bin_of(scores, 26)
     assert bins[4] == bins[5]
-    assert (np.diff(np.delete(bins, 4)) > 0).all()
+    assert (np.diff(np.delete(bins, 4).astype(np.int64)) > 0).all()
     for score, index in zip(scores, bins.tolist()):
         edge = lowest_of(index, 26)
         assert edge <= score
