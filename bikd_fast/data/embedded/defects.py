@@ -37,9 +37,9 @@ def faint_scratch(rng: Rng, scene: Scene) -> Damage:
 
 def low_contrast_stain(rng: Rng, scene: Scene) -> Damage:
     """A dried drop: slightly darker and tinted, darkest along its rim; the ground shows through."""
-    radius = rng.uniform(17, 27)
+    radius = rng.uniform(17, 27) * _coarse(scene)
     inside = outline(rng, place(rng, scene, 20), radius, 0.35, rng.uniform(1, 1.4))
-    depth = rng.uniform(0.08, 0.12) + 2.0 * _texture(scene)
+    depth = rng.uniform(0.08, 0.12) + 2.5 * _texture(scene)
     cover = step(inside, 1.5) * (0.75 + 0.45 * np.exp(-((inside - 3) ** 2) / 8))
     tint = np.array([0.85, 1.0, 1.2]) if scene.picture.shape[2] == 3 else np.ones(1)
     damaged = scene.picture * (1 - depth * cover[:, :, None] * tint)
@@ -69,11 +69,11 @@ def turned_patch(rng: Rng, scene: Scene) -> Damage:
         centre, side = scene.patch
     else:
         surface = bool(scene.product.all())
-        side = rng.uniform(60, 80) if surface else rng.uniform(42, 52)
+        side = rng.uniform(60, 76) * _coarse(scene) if surface else rng.uniform(42, 52)
         centre = place(rng, scene, side * 0.4, structured=surface)
     v, u = turned(centre, scene.angle)
     inside = side / 2 - np.maximum(abs(v), abs(u))
-    seam = 1 - 0.25 * step(1.2 - inside, 0.8)[:, :, None] if scene.patch is None else 1.0
+    seam = 1 - (0.25 + 1.5 * _texture(scene)) * step(1.2 - inside, 0.8)[:, :, None] if scene.patch is None else 1.0
     s, c = np.sin(scene.angle), np.cos(scene.angle)
     v, u = (u, -v) if rng.random() < 0.5 else (-u, v)
     patch = sample(scene.picture, centre[0] + v * c + u * s, centre[1] - v * s + u * c) * seam
@@ -88,9 +88,9 @@ def missing_part(rng: Rng, scene: Scene) -> Damage:
 
 
 def small_hole(rng: Rng, scene: Scene) -> Damage:
-    """A drilled hole five to seven pixels in radius: deep shadow, a bright lip at its lower edge."""
+    """A drilled hole five to seven pixels in radius (more in coarse ground): deep shadow, its lower edge bright."""
     centre = place(rng, scene, 12)
-    radius = rng.uniform(5, 7)
+    radius = rng.uniform(5, 7) * _coarse(scene)
     inside = outline(rng, centre, radius, 0.12)
     damaged, mask = _opened(scene, inside, depth=0.7, reach=4)
     v, _ = turned(centre, 0.0)
@@ -100,17 +100,17 @@ def small_hole(rng: Rng, scene: Scene) -> Damage:
 
 def crack(rng: Rng, scene: Scene) -> Damage:
     """A dark, forked line that wanders and thins out."""
-    start = np.array(place(rng, scene, 26))
+    start, coarse = np.array(place(rng, scene, 26)), _coarse(scene)
     change, mask = np.zeros((SIZE, SIZE)), np.zeros((SIZE, SIZE), bool)
     heading = rng.uniform(0, 2 * np.pi)
     back, fork = heading + np.pi + rng.uniform(-0.5, 0.5), heading + rng.uniform(0.6, 1.0)
     for arm, far in ((heading, 45), (back, 40), (fork, 28)):
         points = [start]
         for _ in range(8):
-            direction, length = arm + rng.normal() * 0.55, far / 8 * rng.uniform(0.7, 1.3)
+            direction, length = arm + rng.normal() * 0.55, far / 8 * coarse * rng.uniform(0.7, 1.3)
             points.append(points[-1] + length * np.array([np.sin(direction), np.cos(direction)]))
         off, t = nearest_on_path(np.array(points))
-        line = np.exp(-((off / (1.7 - 0.9 * t)) ** 2))
+        line = np.exp(-((off / (1.7 - 0.9 * t) / coarse**1.5) ** 2))
         change = np.maximum(change, line)
         mask |= line > 0.12
     mask &= scene.product > 0.5
@@ -168,6 +168,11 @@ def _texture(scene: Scene) -> float:
     """Median absolute deviation of the product's gray values: large for gravel, small for bricks and their joints."""
     gray = scene.picture.mean(axis=2)[scene.product > 0.5]
     return float(np.median(abs(gray - np.median(gray))))
+
+
+def _coarse(scene: Scene) -> float:
+    """How much larger a defect must be to be seen: 1 on smooth ground, 1.3 on gravel (contrast masks contrast)."""
+    return 1 + 3 * _texture(scene)
 
 
 def polygon(rng: Rng, centre: tuple[float, float], radius: float) -> np.ndarray:
