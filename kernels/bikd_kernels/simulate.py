@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
+from . import simulate_kernel  # noqa: F401  registers torch.ops.bikd_kernels.simulate
 from .dispatch import choose
-from .reference.simulate import clean_label, ramp, simulate_reference
+from .reference.simulate import clean_label, ramp, simulate_reference, widened
 
 VISIBLE = 2 / 255
 RADIUS, SPECK, FULL = 3, 8, 20
@@ -39,7 +40,8 @@ def simulate(
 ) -> tuple[Tensor, Tensor]:
     """Corrupted pictures and the label of what visibly changed in them.
 
-    images, content: (B, C, H, W) in [0, 1]; content is read only where depth > 0 and may hold anything elsewhere.
+    images, content: (B, C, H, W) in [0, 1], any float dtype and layout; content is read only where depth > 0 and may
+    hold anything elsewhere.
     depth: (B, H, W) distance in pixels from the defect's outline, positive inside. opacity: (B,) in 0..1.
     feather: (B,) pixels > 0 over which the blend rises from 0 at the outline to the opacity.
     blend = images + opacity * smoothstep(depth / feather) * (content - images)
@@ -47,16 +49,16 @@ def simulate(
     pixels beyond the picture's edge); count = median pixels in the (2 radius + 1)^2 window, radius <= 7.
     label = median where count >= speck, so that specks go, and whatever lies inside the outline where count >= full,
     so that the label of a half-visible change is whole and not a sieve.
-    Returns (corrupted (B, C, H, W), label (B, H, W) bool); corrupted is blend where label, else images exactly.
+    Returns (corrupted (B, C, H, W) of images' dtype, label (B, H, W) bool); corrupted is blend where label, else images
+    exactly. Computed in float32 (float64 for float64 images); no gradient flows back.
     On the CPU only the pixels inside the outline are computed. Raises ValueError for shapes that do not fit.
     """
     _check(images, content, depth, opacity, feather)
     if not 1 <= radius <= 7:
         raise ValueError(f"radius must lie in 1..7, got {radius}")
     if choose(impl, (images, content, depth, opacity, feather)) == "triton":
-        from .simulate_triton import simulate_triton
-
-        return simulate_triton(images, content, depth, opacity, feather, visible, radius, speck, full)
+        options = (visible, radius, speck, full)
+        return torch.ops.bikd_kernels.simulate(images, content, depth, opacity, feather, *options)
     if impl == "auto" and not images.is_cuda and not torch.compiler.is_compiling():
         return _simulate_inside(images, content, depth, opacity, feather, visible, radius, speck, full)
     return simulate_reference(images, content, depth, opacity, feather, visible, radius, speck, full)
@@ -80,12 +82,12 @@ def _simulate_inside(
     alpha = opacity[sample] * ramp(depth.reshape(-1)[inside], feather[sample])
     channels = torch.arange(c, device=images.device).view(c, 1) * (h * w)
     where = (inside + sample * ((c - 1) * h * w)) + channels
-    x = images.reshape(-1)[where]
-    step = (content.reshape(-1)[where] - x) * alpha
+    x = widened(images.reshape(-1)[where])
+    step = (widened(content.reshape(-1)[where]) - x) * alpha
     kept = torch.zeros(2, b * h * w, dtype=torch.bool, device=images.device)
     kept[0, inside] = step.abs().amax(0) > visible
     kept[1, inside] = alpha > 0
     label = clean_label(kept[0].view(b, h, w), kept[1].view(b, h, w), radius, speck, full)
     corrupted = images.clone(memory_format=torch.contiguous_format)
-    corrupted.view(-1)[where] = torch.where(label.view(-1)[inside], x + step, x)
+    corrupted.view(-1)[where] = torch.where(label.view(-1)[inside], x + step, x).to(images.dtype)
     return corrupted, label

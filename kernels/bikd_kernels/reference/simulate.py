@@ -10,6 +10,11 @@ def ramp(depth: Tensor, feather: Tensor) -> Tensor:
     return t * t * (3 - 2 * t)
 
 
+def widened(x: Tensor) -> Tensor:
+    """x in float32, float64 as it is."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def window_sum(x: Tensor, radius: int) -> Tensor:
     """Sum of a (B, H, W) uint8 map over (2 radius + 1)^2 windows, zeros outside; at most 255, so radius <= 7."""
     for dim in (1, 2):
@@ -45,6 +50,7 @@ def simulate_reference(
 ) -> tuple[Tensor, Tensor]:
     """See bikd_kernels.simulate."""
     alpha = (opacity.view(-1, 1, 1) * ramp(depth, feather.view(-1, 1, 1))).unsqueeze(1)
-    step = torch.where(alpha > 0, (content - images) * alpha, 0)
+    x = widened(images)
+    step = torch.where(alpha > 0, (widened(content) - x) * alpha, 0)
     label = clean_label(step.abs().amax(1) > visible, alpha.squeeze(1) > 0, radius, speck, full)
-    return torch.where(label.unsqueeze(1), images + step, images), label
+    return torch.where(label.unsqueeze(1), x + step, x).to(images.dtype), label

@@ -1,0 +1,113 @@
+"""simulate on the CPU against its rule, and the start of the same tests of the Triton kernels in the interpreter."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from bikd_kernels import simulate
+from bikd_kernels.dispatch import HAS_TRITON
+from simulate_cases import case, oracle
+
+HERE = Path(__file__).parent
+
+
+@pytest.mark.parametrize("impl", ["auto", "reference"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("last", [False, True])
+def test_follows_its_rule(impl: str, dtype: torch.dtype, last: bool) -> None:
+    arguments = case(dtype=dtype, last=last)
+    corrupted, label = simulate(*arguments, impl=impl)
+    expected, expected_label = oracle(arguments)
+    assert 0.05 < expected_label.mean() < 0.6
+    assert (label.numpy() == expected_label).all()
+    assert corrupted.dtype == dtype
+    np.testing.assert_allclose(corrupted.numpy(), expected, atol=1e-6)
+
+
+def test_the_two_cpu_paths_agree_to_the_bit() -> None:
+    for seed, dtype in enumerate((torch.float32, torch.bfloat16, torch.float16)):
+        arguments = case(seed=seed, dtype=dtype)
+        for a, b in zip(simulate(*arguments), simulate(*arguments, impl="reference")):
+            assert torch.equal(a, b)
+
+
+def test_nothing_changes_where_nothing_is_labelled() -> None:
+    arguments = case(batch=5)
+    corrupted, label = simulate(*arguments)
+    outside = ~label.unsqueeze(1).expand_as(corrupted)
+    assert torch.equal(corrupted[outside], arguments[0][outside])
+    assert torch.isfinite(corrupted).all()
+
+
+def paint(shape: tuple[slice, ...], amount: float = 0.5, size: int = 32) -> torch.Tensor:
+    """Label of a uniform change in one rectangle of a grey picture."""
+    images = torch.full((1, 3, size, size), 0.4)
+    depth = torch.full((1, size, size), -1.0)
+    depth[(0, *shape)] = 2.0
+    return simulate(images, images + amount, depth, torch.ones(1), torch.ones(1))[1][0]
+
+
+def test_specks_go_thin_lines_stay() -> None:
+    assert not paint((slice(8, 10), slice(8, 10))).any()
+    line = paint((slice(8, 10), slice(5, 25)))
+    assert line[8:10, 6:24].all()
+    assert line.sum() <= 40
+    assert paint((slice(8, 14), slice(8, 14))).sum() >= 32
+
+
+@pytest.mark.parametrize(("levels", "labelled"), [(1.9, False), (2.1, True)])
+def test_visible_means_more_than_two_levels_of_255(levels: float, labelled: bool) -> None:
+    assert bool(paint((slice(4, 28), slice(4, 28)), amount=levels / 255).any()) is labelled
+
+
+def test_a_half_visible_change_gets_a_whole_label() -> None:
+    images = torch.full((1, 1, 48, 48), 0.4)
+    g = torch.Generator().manual_seed(0)
+    content = images + 0.3 * (torch.rand(images.shape, generator=g) < 0.6)
+    depth = torch.full((1, 48, 48), -1.0)
+    depth[:, 8:40, 8:40] = 3.0
+    label = simulate(images, content, depth, torch.ones(1), torch.ones(1))[1]
+    assert label[:, 10:38, 10:38].float().mean() > 0.98
+    assert not label[depth < 0].any() or label[depth < 0].float().mean() < 0.01
+
+
+def test_empty_batch_and_wrong_arguments() -> None:
+    arguments = case(batch=1)
+    corrupted, label = simulate(*(x[:0] for x in arguments))
+    assert corrupted.shape == (0, 3, 40, 56)
+    assert label.shape == (0, 40, 56)
+    with pytest.raises(ValueError, match="depth must have shape"):
+        simulate(arguments[0], arguments[1], arguments[2][:, :-1], arguments[3], arguments[4])
+    with pytest.raises(ValueError, match="radius"):
+        simulate(*arguments, radius=8)
+
+
+def test_compiles_and_exports() -> None:
+    arguments = case(batch=2, size=(16, 24))
+    expected = simulate(*arguments)
+    compiled = torch.compile(simulate, fullgraph=True, backend="aot_eager")(*arguments)
+
+    class Step(torch.nn.Module):
+        def forward(self, images, content, depth, opacity, feather):
+            return simulate(images, content, depth, opacity, feather)
+
+    exported = torch.export.export(Step(), arguments).module()(*arguments)
+    for got in (compiled, exported):
+        for a, b in zip(got, expected):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels' cases run on the GPU itself here")
+def test_triton_kernels_in_the_interpreter() -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    cases = str(HERE / "test_simulate_triton.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", cases]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
+    assert "skipped" not in done.stdout
