@@ -20,7 +20,7 @@ from bikd_fast.data.embedded.surfaces import brick, grass, gravel, tiles
 from bikd_fast.data.errors import DataError
 from bikd_fast.data.lock import alone
 
-VERSION = 3  # raise it whenever a picture would come out differently: the folder's name follows
+VERSION = 4  # raise it whenever a picture would come out differently: the folder's name follows
 SEED = 20260
 COUNTS = {"train": 64, "good": 24, "defect": 5}  # pictures a category; defects are counted by kind
 
@@ -110,10 +110,10 @@ def write_textures(folder: Path) -> None:
         jobs += [(category, "train", "good", i) for i in range(COUNTS["train"])]
         jobs += [(category, "test", "good", i) for i in range(COUNTS["good"])]
         jobs += [(category, "test", kind, i) for kind in defect_kinds(category) for i in range(COUNTS["defect"])]
-        for split, kind in {job[1:3] for job in jobs}:
-            (folder / category / split / kind).mkdir(parents=True, exist_ok=True)
-            if kind != "good":
-                (folder / category / "ground_truth" / kind).mkdir(parents=True, exist_ok=True)
+    for category, split, kind in {job[:3] for job in jobs}:
+        (folder / category / split / kind).mkdir(parents=True, exist_ok=True)
+        if kind != "good":
+            (folder / category / "ground_truth" / kind).mkdir(parents=True, exist_ok=True)
     parts = {split: read_parts(split) for split in ("train", "test")}
 
     def write(job: tuple[str, str, str, int]) -> None:
