@@ -109,7 +109,7 @@ def _nan_max(a, b):
 
 @triton.jit
 def _level_tile(D, ROWS, COLUMNS, STARTS, rb, cb, LEVEL: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-                CHUNK: tl.constexpr):
+                CHUNK: tl.constexpr, PRECISION: tl.constexpr):
     """One tile (BM, BN) of A d B^T from the windows of A and B that the tile touches."""
     h: tl.constexpr = LEVEL[0]
     w: tl.constexpr = LEVEL[1]
@@ -129,9 +129,9 @@ def _level_tile(D, ROWS, COLUMNS, STARTS, rb, cb, LEVEL: tl.constexpr, BM: tl.co
             i = i0 + tl.arange(0, CH)
             a = tl.load(ROWS + LEVEL[5] + (rb * BM + m)[:, None] * KH + i[None, :])
             d = tl.load(D + LEVEL[2] + ((row0 + i) % h)[:, None] * w + ((column0 + j) % w)[None, :])
-            half = tl.dot(a, d, half, input_precision="tf32x3")
+            half = tl.dot(a, d, half, input_precision=PRECISION)
         b = tl.load(COLUMNS + LEVEL[6] + (cb * KW + j)[:, None] * BN + n[None, :])
-        tile = tl.dot(half, b, tile, input_precision="tf32x3")
+        tile = tl.dot(half, b, tile, input_precision=PRECISION)
     return tile
 
 
@@ -146,7 +146,7 @@ def _ordered(x):
 def map_kernel(
     D, ROWS, COLUMNS, STARTS, OUT, SCORE, LEVELS: tl.constexpr, TOTAL: tl.constexpr, H: tl.constexpr, W: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, CHUNK: tl.constexpr, PRODUCT: tl.constexpr, WRITE: tl.constexpr,
-    KEEP: tl.constexpr,
+    KEEP: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """OUT (B, H, W) and the score of D (B, TOTAL).
 
@@ -166,7 +166,7 @@ def map_kernel(
     else:
         tile = tl.zeros([BM, BN], tl.float32)
     for l in tl.static_range(len(LEVELS)):
-        part = _level_tile(D, ROWS, COLUMNS, STARTS, rb, cb, LEVELS[l], BM, BN, CHUNK)
+        part = _level_tile(D, ROWS, COLUMNS, STARTS, rb, cb, LEVELS[l], BM, BN, CHUNK, PRECISION)
         if PRODUCT:
             if LEVELS[l][9] != 1.0:
                 part = tl.exp2(LEVELS[l][9] * tl.log2(tl.where(part < 0.0, 0.0, part)))

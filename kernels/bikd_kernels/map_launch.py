@@ -13,6 +13,7 @@ from .resample import resample_matrix, windows
 
 CHUNK = 32  # longest side of a window of discrepancies held at once; 64 spills where the blur has its own launch
 EPS = 1e-8
+PRECISION = "ieee" if torch.version.hip else "tf32x3"  # plain tf32 is off by 6e-4, ieee spills on NVIDIA
 
 
 class Plan(NamedTuple):
@@ -134,7 +135,7 @@ def launch(
         if score == "max":
             _run(map_kernel, last, d, maps, scores, return_map, 0)
             return maps, scores
-        keep = _power(min(topk, last.block[0] * last.block[1]))
+        keep = max(2, _power(min(topk, last.block[0] * last.block[1])))
         candidates = torch.empty((batch, last.tiles * keep), device=device)
         _run(map_kernel, last, d, maps, candidates, return_map, keep)
         return maps, candidates.topk(min(topk, height * width), dim=1).values.mean(dim=1)
@@ -144,7 +145,7 @@ def _run(kernel: Any, plan: Plan, d: Tensor, maps: Tensor, scores: Tensor, write
     kernel[(d.shape[0] * plan.tiles,)](
         d, plan.rows, plan.columns, plan.starts, maps, scores, LEVELS=plan.levels, TOTAL=plan.total,
         H=plan.size[0], W=plan.size[1], BM=plan.block[0], BN=plan.block[1], CHUNK=CHUNK, PRODUCT=plan.product,
-        WRITE=write, KEEP=keep, num_warps=4,
+        WRITE=write, KEEP=keep, PRECISION=PRECISION, num_warps=4,
     )
 
 

@@ -49,7 +49,7 @@ def anomaly_map(
     """Reference of bikd_kernels.anomaly_map, arguments checked already; on the CPU it walks the batch in slices."""
     batch = teacher[0].shape[0]
     step = _slice_length(teacher, spec)
-    if step >= batch or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or step >= batch:  # in this order: the batch may be symbolic
         maps = combine_maps([discrepancy(t, s, eps) for t, s in zip(teacher, student)], spec)
         return (maps if return_map else None), score_of(maps, score, topk)
     dtype = torch.float64 if teacher[0].dtype == torch.float64 else torch.float32
@@ -143,7 +143,7 @@ def _slice_length(teacher: Sequence[Tensor], spec: MapSpec) -> int:
     """Images a slice of the batch holds; the whole batch where the tensors are not on the CPU."""
     if teacher[0].device.type != "cpu":
         return teacher[0].shape[0]
-    image = 4 * max(max(t[0].numel() for t in teacher), 2 * spec.size[0] * spec.size[1])
+    image = 4 * max(max(t.shape[1:].numel() for t in teacher), 2 * spec.size[0] * spec.size[1])
     return max(1, CHUNK_BYTES // image)
 
 
