@@ -21,7 +21,7 @@ def total(array: np.ndarray, group: Any) -> np.ndarray:
     """Sum over the ranks of an int64 array of one shape. Integers: the same whatever the order."""
     if group is None:
         return array
-    tensor = torch.from_numpy(np.ascontiguousarray(array, np.int64)).to(_device(group))
+    tensor = torch.tensor(array, dtype=torch.int64, device=_device(group))  # a copy: all_reduce works in place
     dist.all_reduce(tensor, group=group)
     return tensor.cpu().numpy()
 
