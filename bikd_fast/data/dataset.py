@@ -15,13 +15,15 @@ from bikd_fast.data.visa import find_visa, read_visa
 FORMATS = ("textures", "mvtec", "visa", "btad", "folder")
 
 
-def open_dataset(format: str, root: Path | None, categories: Sequence[str] = ("all",)) -> list[Category]:
+def open_dataset(format: str, root: Path | None, categories: Sequence[str] | str = "all") -> list[Category]:
     """The wanted categories of a data set, without reading a pixel.
 
     format: textures (embedded; root is the folder to keep it in, None for the user's cache), mvtec, visa, btad, folder.
-    categories: ["all"], or names; their order is kept. docs/data.md shows each layout.
+    categories: "all", or names; their order is kept. docs/data.md shows each layout.
     Raises DataError for an unknown format or category, a missing folder, or a layout that does not fit."""
-    find = _readers(format, Path(root) if root is not None else None)
+    if isinstance(categories, str):
+        categories = [categories]
+    find = _readers(format, Path(root).expanduser() if root is not None else None)
     wanted = list(find) if "all" in categories else list(dict.fromkeys(categories))
     unknown = [name for name in wanted if name not in find]
     if unknown or not wanted:

@@ -29,9 +29,13 @@ def parts():
     return {split: read_parts(split) for split in ("train", "test")}
 
 
+TWO = {name: CATEGORIES[name] for name in ("grass", "nut")}  # one with a kind less, one in colour
+
+
 @pytest.fixture
 def few(monkeypatch):
     monkeypatch.setattr(build, "COUNTS", FEW)
+    monkeypatch.setattr(build, "CATEGORIES", TWO)
 
 
 def test_what_the_set_holds():
@@ -149,7 +153,7 @@ def test_written_once_in_mvtec_layout(few, tmp_path):
     categories = open_dataset("textures", tmp_path, ["all"])
     (folder,) = [f for f in tmp_path.iterdir() if not f.name.startswith(".")]
     assert folder.name == f"textures-v{build.VERSION}"
-    assert {c.name for c in categories} == set(CATEGORIES)
+    assert {c.name for c in categories} == set(TWO)
     for c in categories:
         assert len(c.train) == 2 and len(c.test) == 1 + len(defect_kinds(c.name))
         assert {s.kind for s in c.test if s.label} == set(defect_kinds(c.name))
@@ -158,7 +162,7 @@ def test_written_once_in_mvtec_layout(few, tmp_path):
     assert load_masks([scratch])[0].any()
     assert json.loads((folder / "about.json").read_text())["seed"] == build.SEED
     stamp = scratch.path.stat().st_mtime_ns
-    open_dataset("textures", tmp_path, ["brick"])
+    open_dataset("textures", tmp_path, ["nut"])
     assert scratch.path.stat().st_mtime_ns == stamp
 
 
@@ -184,8 +188,8 @@ def test_interrupted_writing_leaves_nothing(few, tmp_path, monkeypatch):
 def test_folder_taken_apart_is_made_anew(few, tmp_path):
     folder = ensure_textures(tmp_path)
     (folder / "about.json").unlink()
-    (folder / "brick/train/good/000.png").unlink()
-    assert (ensure_textures(tmp_path) / "brick/train/good/000.png").is_file()
+    (folder / "nut/train/good/000.png").unlink()
+    assert (ensure_textures(tmp_path) / "nut/train/good/000.png").is_file()
 
 
 def test_folder_that_cannot_be_written(tmp_path):
@@ -195,7 +199,7 @@ def test_folder_that_cannot_be_written(tmp_path):
 
 
 def _ensure(root, queue):
-    build.COUNTS = FEW
+    build.COUNTS, build.CATEGORIES = FEW, TWO
     queue.put(str(ensure_textures(root)))
 
 
@@ -220,6 +224,7 @@ def test_nothing_is_downloaded(tmp_path):
         "socket.socket.connect = socket.create_connection = socket.getaddrinfo = no\n"
         "import bikd_fast.data.embedded.build as build\n"
         f"build.COUNTS = {FEW!r}\n"
+        "build.CATEGORIES = {'nut': build.nut}\n"
         "print(build.ensure_textures())\n"
         "assert not {'pooch', 'skimage.data', 'deepspeed', 'ray'} & set(sys.modules)\n"
     )

@@ -31,6 +31,7 @@ def test_mvtec(tmp_path, put, put_mask):
     assert [c.name for c in open_dataset("mvtec", tmp_path / "set", ["nut", "bolt", "nut"])] == ["nut", "bolt"]
     (alone,) = open_dataset("mvtec", tmp_path / "set" / "nut", ["all"])
     assert alone == nut
+    assert open_dataset("mvtec", str(tmp_path / "set"), "nut") == [nut]
     with pytest.raises(DataError, match=r"no category cup; there are: bolt, nut"):
         open_dataset("mvtec", tmp_path / "set", ["nut", "cup"])
 
