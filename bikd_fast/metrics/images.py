@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bikd_fast.metrics.inputs import Plane, as_planes, check_pairs
+from bikd_fast.metrics.inputs import Plane, as_planes, check_pairs, plane_of
 from bikd_fast.metrics.regions import Regions, find_regions
 
 
@@ -60,11 +60,7 @@ def read_images(
 
 
 def _column(values: Any, n: int, what: str) -> np.ndarray:
-    array = (
-        values.detach().cpu().float().numpy()
-        if isinstance(values, torch.Tensor) and values.dtype == torch.bfloat16
-        else (values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values))
-    )
+    array = np.asarray(plane_of(values.cpu()) if isinstance(values, torch.Tensor) else values)
     if array.shape != (n,):
         raise ValueError(f"{what} have shape {array.shape} for {n} maps: give one number for each map")
     return array

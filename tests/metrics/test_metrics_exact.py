@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from hypothesis.extra import numpy as hnp
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from bikd_fast.metrics import evaluate, mean_metrics, to_json
+from bikd_fast.metrics.closed_form import auroc
+from bikd_fast.metrics.ladder import Ladder
 
 CLOSE = dict(rel=0, abs=1e-12, nan_ok=True)
 
@@ -158,6 +161,26 @@ def test_undefined_metrics_are_nan_and_null(fill: int) -> None:
     assert all(read[name] is None for name in names)
     assert read["about"]["images"] == 2
     assert found["curves"]["pixel_roc"]["x"] == []
+
+
+def test_huge_counts_do_not_overflow() -> None:
+    p, n = 2**31 - 1, 10**13
+    ladder = Ladder(
+        values=np.array([0.0, 1.0]),
+        positives=np.array([p // 2, p - p // 2]),
+        below=np.array([n // 3, n // 2]),
+        at=np.array([1, n // 4]),
+        negatives=n,
+    )
+    wins = sum(int(c) * (2 * int(b) + int(a)) for c, b, a in zip(ladder.positives, ladder.below, ladder.at))
+    assert auroc(ladder) == float(Fraction(wins, 2 * p * n))
+
+
+def test_scores_and_labels_may_be_tensors() -> None:
+    maps, masks = torch.zeros(3, 4, 4), torch.zeros(3, 4, 4, dtype=torch.bool)
+    found = evaluate(maps, masks, torch.tensor([1.0, 2.0, 3.0]).bfloat16(), torch.tensor([0, 0, 1]))
+    assert [row["score"] for row in found["images"]] == [1.0, 2.0, 3.0]
+    assert found["image_auroc"] == 1.0
 
 
 def test_json_reads_back_bit_for_bit() -> None:
