@@ -17,8 +17,10 @@ from bikd_fast.training.schedule import Phase
 class Log:
     """Collects losses on the device and reads them back only when a line is due, so that a step never waits for the host."""
 
-    def __init__(self, path: Path, training: TrainingConfig, ranks: Ranks) -> None:
+    def __init__(self, path: Path, training: TrainingConfig, ranks: Ranks, step: int = 0) -> None:
         self.path, self.training, self.ranks = path, training, ranks
+        if ranks.first:
+            self._forget_after(step)
         self.sums: dict[str, torch.Tensor] = {}
         self.batches = 0
         self.pictures, self.preparing, self.computing = 0, 0.0, 0.0
@@ -65,5 +67,15 @@ class Log:
         self.sums, self.batches, self.pictures, self.preparing, self.computing = {}, 0, 0, 0.0, 0.0
         self.since = time.perf_counter()
 
-    def close(self) -> None:
-        """Nothing is held open between lines; kept so that a writer that buffers can be put in its place."""
+    def _forget_after(self, step: int) -> None:
+        """Drop lines of steps that an interrupted run had logged beyond its last checkpoint: they are about to be made again."""
+        if self.path.is_file():
+            lines = [line for line in self.path.read_text().splitlines() if _step_of(line) <= step]
+            self.path.write_text("".join(line + "\n" for line in lines))
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):  # a line cut short by a kill
+        return float("inf")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 import time
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from bikd_fast.config import RunConfig
 from bikd_fast.errors import UserError
 from bikd_fast.models.detector import Detector
 from bikd_fast.simulation import Simulator
+from bikd_fast.training import checkpoint
 from bikd_fast.training import engine as engines
 from bikd_fast.training.distillation import Distillation, Inputs
 from bikd_fast.training.distributed import Ranks
@@ -36,6 +37,7 @@ class Trainer:
         names: M names, for messages.
         ranks: this process among all.
         folder: where log.jsonl and checkpoints/ go.
+        settings: fingerprint of what the training depends on; only checkpoints that bear it are taken up.
         textures: uint8 (K, 3, S, S) of a texture folder, or None.
     """
 
@@ -46,14 +48,17 @@ class Trainer:
         names: list[str],
         ranks: Ranks,
         folder: Path,
+        settings: str = "",
         textures: torch.Tensor | None = None,
     ) -> None:
         training = config.training
         torch.manual_seed(config.seed)
         self.config, self.ranks, self.names = config, ranks, names
+        self.checkpoints, self.settings = folder / "checkpoints", settings
         self.detector = Detector(config.model, config.map, config.data.image_size)
         self.detector.backbone.load(config.model.weights)
-        self.detector.to(ranks.device, memory_format=torch.channels_last)
+        self.detector.to(ranks.device)
+        self.detector.backbone.to(memory_format=torch.channels_last)
         self.dtype = engines.precision(training, ranks.device)
         self.pool = Pool(pictures, self.detector.backbone, ranks.device, self.dtype)
         self.simulator = Simulator(config.simulation, self.pool.pictures, None, textures)
@@ -61,8 +66,11 @@ class Trainer:
         module = Distillation(self.detector.adapter, self.detector.student, config.objective)
         self.user = engines.read_user_config(config.deepspeed_config)
         self.engine = engines.build(module, training, ranks, self.dtype, self.user)
-        self.log = Log(folder / "log.jsonl", training, ranks)
         self.step = 0
+        if config.resume == "auto":
+            self._take_up()
+        self.log = Log(folder / "log.jsonl", training, ranks, self.step)
+        self.saved = time.monotonic()
 
     def train(self) -> Detector:
         """Run the remaining steps; returns the detector, in eval mode, not yet calibrated."""
@@ -72,7 +80,7 @@ class Trainer:
             now = phase(self.step, training, self.config.objective, self.detector.adapter is not None)
             self._step(now)
             self.step += 1
-        self.log.close()
+            self._keep()
         self.engine.destroy()
         return self.detector.eval()
 
@@ -89,6 +97,31 @@ class Trainer:
             self.engine.step()
             self.log.add(loss, terms, prepared - started, time.perf_counter() - prepared, len(batch.index) * self.ranks.world)
         self.log.flush(self.step, now)
+
+    def _take_up(self) -> None:
+        """Go on from the newest good checkpoint of these settings, if there is one."""
+        found = checkpoint.newest(self.checkpoints, self.settings)
+        if found is None:
+            return
+        step, tensors, warnings = found
+        if self.ranks.first:
+            for warning in warnings:
+                print(f"checkpoint: {warning}", file=sys.stderr)
+        if step >= 0:
+            checkpoint.restore(tensors, self.engine.module, self.engine.optimizer)
+            self.step = step
+            if self.ranks.first:
+                print(f"  going on from step {step}", file=sys.stderr)
+
+    def _keep(self) -> None:
+        """Write a checkpoint when one is due; rank 0 watches the clock, and only it writes."""
+        seconds = self.config.training.checkpoint_seconds
+        if not self.ranks.first or self.step == self.config.training.steps or seconds <= 0:
+            return
+        if time.monotonic() - self.saved >= seconds:
+            keep = self.config.training.keep_checkpoints
+            checkpoint.save(self.checkpoints, self.step, self.engine.module, self.engine.optimizer, self.settings, keep)
+            self.saved = time.monotonic()
 
     def _inputs(self, batch: Batch, now: Phase) -> Inputs:
         pictures = self.pool.load(batch.index)
@@ -111,6 +144,3 @@ class Trainer:
             counts /= self.ranks.world
         return counts
 
-
-def finite(value: float) -> bool:
-    return math.isfinite(value)

@@ -1,0 +1,1 @@
+"""Running a trained detector over pictures: calibration, evaluation, prediction."""

@@ -1,0 +1,46 @@
+"""What a detector learns from held-out good pictures after training: the weight of each level, and the thresholds."""
+
+from __future__ import annotations
+
+import torch
+from bikd_kernels import cosine_discrepancy
+
+from bikd_fast.inference.runner import BATCH, run
+from bikd_fast.metrics.thresholds import threshold_at_false_alarm_rate
+from bikd_fast.models.detector import Detector
+
+
+@torch.inference_mode()
+def level_scale(detector: Detector, pictures: torch.Tensor) -> torch.Tensor:
+    """(L,) reciprocal of each level's mean discrepancy on uint8 (N, 3, S, S) good pictures, scaled to a mean of 1.
+
+    A level that the student can hardly predict on good pictures would otherwise drown the levels that it predicts well.
+    """
+    device = detector.level_scale.device
+    sums = torch.zeros(len(detector.level_scale), dtype=torch.float64)
+    for start in range(0, len(pictures), BATCH):
+        x = pictures[start : start + BATCH].to(device).float().div_(255)
+        teacher, student = detector.features(x.contiguous(memory_format=torch.channels_last))
+        maps = cosine_discrepancy(teacher, student, reduction="none", dead="zero")
+        sums += torch.stack([m.double().mean((1, 2)).sum().cpu() for m in maps])
+    weights = len(pictures) / sums.clamp(min=1e-12)
+    return (weights / weights.mean()).float()
+
+
+def calibrate(detector: Detector, pictures: torch.Tensor) -> None:
+    """Set level weights and both thresholds from held-out good pictures, uint8 (N, 3, S, S); records how in ``about``.
+
+    With no held-out pictures nothing is set: the detector ranks pictures but calls none anomalous, and says so.
+    """
+    if len(pictures) == 0:
+        detector.about["threshold"] = {"method": "none", "promise": "No held-out pictures: no threshold was chosen."}
+        return
+    config = detector.map_config
+    if config.calibrate_levels:
+        detector.level_scale.copy_(level_scale(detector, pictures))
+    outputs = run(detector, pictures)
+    chosen = threshold_at_false_alarm_rate(outputs.scores.numpy(), config.false_alarms)
+    detector.threshold.fill_(chosen.value)
+    highest = outputs.maps.amax((1, 2)).numpy()
+    detector.pixel_threshold.fill_(threshold_at_false_alarm_rate(highest, config.false_alarms).value)
+    detector.about["threshold"] = chosen.to_dict()

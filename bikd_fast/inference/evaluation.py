@@ -1,0 +1,80 @@
+"""A detector against labelled pictures: metrics, predictions.npz, heat maps. Reads the test set and chooses nothing by it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.nn.functional as F
+from PIL import Image
+
+from bikd_fast.config import DataConfig
+from bikd_fast.data import Category, Sample, decode_image, has_masks, load_images, load_masks
+from bikd_fast.inference.runner import Outputs, run
+from bikd_fast.metrics import evaluate
+from bikd_fast.models.detector import Detector
+from bikd_fast.report.overlay import draw_overlay, heat_range
+
+DISPLAY_SIDE = 128  # of the maps kept for looking at, in pixels
+
+
+def evaluate_category(detector: Detector, category: Category, data: DataConfig, folder: Path) -> dict[str, Any]:
+    """Metrics of one category; writes ``predictions.npz`` and ``heatmaps/`` into ``folder``.
+
+    Returns the dict of :func:`bikd_fast.metrics.evaluate` with ``threshold`` (how it was chosen) and ``skipped`` (bad pictures).
+
+    Raises:
+        DataError: an unreadable test picture or mask, unless data.on_bad_image is ``skip``.
+    """
+    pictures, samples, skipped = load_images(category.test, detector.image_size, on_bad_image=data.on_bad_image)
+    outputs = run(detector, pictures)
+    measured = has_masks(samples)
+    masks = load_masks(samples) if measured else [np.zeros((1, 1), bool)] * len(samples)
+    result = evaluate(
+        list(outputs.maps.numpy()) if measured else [np.zeros((1, 1), np.float32)] * len(samples),
+        masks,
+        scores=outputs.scores.numpy(),
+        labels=[s.label for s in samples],
+        kinds=[s.kind for s in samples],
+        curves=200,
+    )
+    if not measured:
+        result.update({key: math.nan for key in ("pixel_auroc", "pixel_ap", "pixel_f1max", "pixel_f1max_threshold", "aupro")})
+    result["threshold"] = detector.about.get("threshold", {})
+    result["skipped"] = [{"path": str(path), "reason": reason} for path, reason in skipped]
+    _write_predictions(folder / "predictions.npz", samples, outputs, detector)
+    draw_heatmaps(folder / "heatmaps", samples, outputs, detector)
+    return result
+
+
+def _write_predictions(path: Path, samples: Sequence[Sample], outputs: Outputs, detector: Detector) -> None:
+    step = max(1, outputs.maps.shape[-1] // DISPLAY_SIDE)
+    shown = F.avg_pool2d(outputs.maps.unsqueeze(1), step).squeeze(1)
+    temporary = path.with_name(".predictions.tmp.npz")
+    np.savez_compressed(
+        temporary,
+        path=np.array([str(s.path) for s in samples]),
+        mask_path=np.array([str(s.mask_path or "") for s in samples]),
+        kind=np.array([s.kind for s in samples]),
+        label=np.array([s.label for s in samples], np.uint8),
+        score=outputs.scores.numpy(),
+        map=shown.numpy().astype(np.float16),
+        threshold=np.float32(detector.threshold.item()),
+        pixel_threshold=np.float32(detector.pixel_threshold.item()),
+    )
+    temporary.replace(path)
+
+
+def draw_heatmaps(folder: Path, samples: Sequence[Sample], outputs: Outputs, detector: Detector) -> None:
+    """One JPEG a picture, ``KIND_NAME.jpg``: the picture under its map, one colour scale for all, outline at the threshold."""
+    folder.mkdir(parents=True, exist_ok=True)
+    maps = outputs.maps.numpy()
+    threshold = detector.pixel_threshold.item()
+    low, high = heat_range(maps, np.array([s.label for s in samples]), threshold)
+    for sample, anomaly in zip(samples, maps):
+        drawn = draw_overlay(decode_image(sample.path), anomaly, threshold=threshold, low=low, high=high)
+        Image.fromarray(drawn).save(folder / f"{sample.kind}_{sample.path.stem}.jpg", quality=90)
+

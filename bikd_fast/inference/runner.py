@@ -1,0 +1,32 @@
+"""Batches of pictures through a detector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from bikd_fast.models.detector import Detector
+
+BATCH = 8
+
+
+@dataclass
+class Outputs:
+    """Maps (N, S, S) and scores (N,), float32 on the CPU."""
+
+    maps: torch.Tensor
+    scores: torch.Tensor
+
+
+@torch.inference_mode()
+def run(detector: Detector, pictures: torch.Tensor, batch: int = BATCH) -> Outputs:
+    """Every picture of a uint8 (N, 3, S, S) tensor through the detector, in float32: the numbers do not depend on the batch."""
+    device = detector.level_scale.device
+    maps, scores = [], []
+    for start in range(0, len(pictures), batch):
+        x = pictures[start : start + batch].to(device).float().div_(255)
+        anomaly, score = detector(x.contiguous(memory_format=torch.channels_last))
+        maps.append(anomaly.cpu())
+        scores.append(score.cpu())
+    return Outputs(torch.cat(maps), torch.cat(scores))

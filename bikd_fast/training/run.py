@@ -1,0 +1,151 @@
+"""A whole run: data, one training a category (or one for all), calibration. What it leaves is a run folder of plain data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bikd_fast.config import ConfigError, RunConfig, check, save, to_dict
+from bikd_fast.data import Category, load_images, open_dataset
+from bikd_fast.inference.calibration import calibrate
+from bikd_fast.models.detector import FILE_NAME, Detector
+from bikd_fast.training.distributed import Ranks
+from bikd_fast.training.trainer import Trainer
+
+VERSIONS = ("bikd_fast", "torch", "triton", "torchvision", "timm", "deepspeed", "numpy")
+
+
+def train(config: RunConfig, ranks: Ranks) -> Path:
+    """Train every detector of a run that is not there yet; returns the run folder.
+
+    The same call after an interruption goes on where it stopped: finished detectors are kept, an unfinished one is taken up
+    from its newest checkpoint.
+
+    Raises:
+        ConfigError: settings that cannot work, or a folder that holds a run of other settings.
+        DataError: pictures that cannot be read.
+    """
+    check(config)
+    categories = open_dataset(config.data.format, Path(config.data.root) if config.data.root else None, config.data.category)
+    run = run_folder(config)
+    if ranks.first:
+        _claim(run, config)
+    started = time.time()
+    for name, group in training_groups(config, categories):
+        folder = detector_folder(run, config, categories, name)
+        if (folder / FILE_NAME).is_file():
+            _say(ranks, f"{name}: already trained, kept ({folder / FILE_NAME})")
+            continue
+        train_one(config, name, group, folder, ranks)
+    if ranks.first:
+        _write_json(run / "environment.json", environment(ranks, time.time() - started))
+    return run
+
+
+def train_one(config: RunConfig, name: str, categories: Sequence[Category], folder: Path, ranks: Ranks) -> Detector:
+    """Train and calibrate one detector on the good pictures of ``categories``; rank 0 writes it into ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    samples = [sample for category in categories for sample in category.train]
+    pictures, kept, skipped = load_images(samples, config.data.image_size, on_bad_image=config.data.on_bad_image)
+    for path, reason in skipped:
+        _say(ranks, f"skipped {path}: {reason}")
+    training, held_out = split(len(kept), config.data.holdout, config.seed)
+    _say(ranks, f"{name}: {len(training)} pictures to train on, {len(held_out)} held out, {len(skipped)} skipped")
+    trainer = Trainer(config, pictures[training], [str(kept[i].path) for i in training], ranks, folder, fingerprint(config, name))
+    detector = trainer.train()
+    calibrate(detector, pictures[held_out])
+    detector.about |= {"categories": [c.name for c in categories], "versions": versions(), "seed": config.seed}
+    if ranks.first:
+        detector.save(folder)
+    return detector
+
+
+def split(count: int, share: float, seed: int) -> tuple[list[int], list[int]]:
+    """(training, held out) positions: ``share`` of ``count`` at random, at least one left to train on."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed + 17)).tolist()
+    out = min(round(share * count), count - 1)
+    return sorted(order[out:]), sorted(order[:out])
+
+
+def training_groups(config: RunConfig, categories: Sequence[Category]) -> list[tuple[str, list[Category]]]:
+    """What is trained: one group a category, or one of all under the name ``shared``."""
+    if config.model.shared and len(categories) > 1:
+        return [("shared", list(categories))]
+    return [(category.name, [category]) for category in categories]
+
+
+def detector_folder(run: Path, config: RunConfig, categories: Sequence[Category], name: str) -> Path:
+    """Where a detector lives: in the run itself when there is only one, else in a folder of its category's name."""
+    return run if len(categories) == 1 or config.model.shared else run / name
+
+
+def run_folder(config: RunConfig) -> Path:
+    """``output``, or runs/FORMAT-STUDENT-seedN."""
+    return Path(config.output) if config.output else Path("runs") / f"{config.data.format}-{config.model.student}-seed{config.seed}"
+
+
+def fingerprint(config: RunConfig, name: str) -> str:
+    """Of everything that training depends on; what only concerns speed, logs or places is left out."""
+    relevant = to_dict(config)
+    for key in ("output", "resume", "report", "deepspeed_config", "map"):
+        relevant.pop(key)
+    for key in ("log_every", "checkpoint_seconds", "keep_checkpoints", "compile", "max_bad_steps"):
+        relevant["training"].pop(key)
+    for key in ("root", "category"):
+        relevant["data"].pop(key)
+    return hashlib.sha256(json.dumps([relevant, name], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _claim(run: Path, config: RunConfig) -> None:
+    """Make the folder this run's, or refuse where it is another's."""
+    run.mkdir(parents=True, exist_ok=True)
+    mark = run / "config.yaml"
+    print_of = fingerprint(config, "")
+    stamp = run / ".settings"
+    if mark.is_file() and config.resume == "auto" and stamp.is_file() and stamp.read_text() != print_of:
+        raise ConfigError(
+            f"output: {run} holds a run of other settings (see {mark}). Give another --output, or --resume never to start anew there."
+        )
+    if config.resume == "never":
+        for old in [*run.glob(FILE_NAME), *run.glob(f"*/{FILE_NAME}"), *run.glob("checkpoints/*"), *run.glob("*/checkpoints/*")]:
+            old.unlink()
+        for log in [*run.glob("log.jsonl"), *run.glob("*/log.jsonl")]:
+            log.unlink()
+    save(config, mark)
+    stamp.write_text(print_of)
+
+
+def environment(ranks: Ranks, seconds: float) -> dict[str, Any]:
+    """Versions, machine and wall time, for the report and for whoever reproduces the run."""
+    device = torch.cuda.get_device_name() if ranks.device.type == "cuda" else (platform.processor() or platform.machine())
+    return {
+        "versions": versions(),
+        "python": platform.python_version(),
+        "device": device,
+        "ranks": ranks.world,
+        "threads": torch.get_num_threads(),
+        "training_seconds": round(seconds, 2),
+        "command": " ".join(sys.argv),
+    }
+
+
+def versions() -> dict[str, str]:
+    return {name: version(name) for name in VERSIONS}
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1))
+
+
+def _say(ranks: Ranks, text: str) -> None:
+    if ranks.first:
+        print(text, file=sys.stderr, flush=True)
