@@ -53,17 +53,23 @@ def heat_range(maps: np.ndarray, labels: np.ndarray, threshold: float | None = N
 
     low: exceeded by 5 % of the pixels of normal pictures (labels == 0; of all where none is normal). high: the larger
     of the 90th percentile of the maps' maxima and, so that a region at the threshold is clearly coloured, twice the
-    threshold's distance from low. Pixels are sampled on a grid; a constant map gives a range of width one.
+    threshold's distance from low. Pixels are sampled on a grid, values that are not finite left out; a constant map
+    gives a range of width one.
     """
-    step = max(1, maps.shape[-1] // 64)
+    step = max(1, maps.shape[-1] // 64) if maps.ndim == 3 else 1
     normal = maps[labels == 0] if (labels == 0).any() else maps
-    if maps.size == 0:
+    pixels, peaks = _finite(normal[:, ::step, ::step]), _finite(maps.max(axis=(1, 2))) if maps.size else _finite(maps)
+    if not len(pixels) or not len(peaks):
         return 0.0, 1.0
-    low = float(np.quantile(normal[:, ::step, ::step].astype(np.float32), 0.95))
-    high = float(np.quantile(maps.max(axis=(1, 2)).astype(np.float32), 0.9))
+    low, high = float(np.quantile(pixels, 0.95)), float(np.quantile(peaks, 0.9))
     if threshold is not None and np.isfinite(threshold) and threshold > low:
         high = max(high, low + 2 * (threshold - low))
-    return (low, high) if np.isfinite(low) and np.isfinite(high) and low < high else (low, low + 1.0)
+    return (low, high) if low < high else (low, low + 1.0)
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    flat = values.astype(np.float32).ravel()
+    return flat[np.isfinite(flat)]
 
 
 def _draw_outline(picture: np.ndarray, inside: np.ndarray) -> None:

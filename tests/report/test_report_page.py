@@ -1,6 +1,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -196,6 +198,27 @@ def test_nan_scores_and_missing_maps_are_said(small):
     assert "1 score(s) are NaN" in page and "no maps in predictions.npz" in page
     assert "3 of 3 defective pictures have no ground-truth mask" in page
     assert [row[4] for row in scores(small)["categories"][0]["rows"]][1] is None
+
+
+def test_a_broken_map_is_said_and_spoils_no_other(small):
+    with np.load(small / "predictions.npz") as found:
+        maps = found["map"]
+    maps[0] = np.nan
+    change(small, map=maps, threshold=np.float32(np.inf))
+    write_report(small)
+    page = text(small)
+    assert page.count("map contains NaN") == 1
+    assert "0 of 3 defects caught , 3 missed" in page
+    assert [a["class"] for tag, a in read(small).tags if tag == "img"].count("heat") == 5
+
+
+def test_drawing_loads_no_training_library():
+    code = (
+        "import sys; from bikd_fast.report import draw_overlay;"
+        "print([name for name in ('deepspeed', 'ray', 'matplotlib', 'skimage', 'timm') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_size_stays_under_ten_megabytes(tmp_path):

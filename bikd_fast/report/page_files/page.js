@@ -182,6 +182,10 @@ for (const input of $$(".trialinput")) {
   const panel = input.closest(".panel");
   const group = data.categories[panel.dataset.category];
   const chart = $("svg.chart", panel);
+  if (group.threshold === null) {
+    input.hidden = true; /* an infinite threshold has no place on the axis */
+    continue;
+  }
   const [low, high] = chart.dataset.range.split(" ").map(Number);
   const [left, , right] = chart.dataset.scale.split(" ").map(Number);
   const text = $(".trialtext", panel);
