@@ -11,20 +11,20 @@ from bikd_fast.models.detector import Detector
 
 
 @torch.inference_mode()
-def level_scale(detector: Detector, pictures: torch.Tensor) -> torch.Tensor:
-    """(L,) reciprocal of each level's mean discrepancy on uint8 (N, 3, S, S) good pictures, scaled to a mean of 1.
+def level_weights(detector: Detector, pictures: torch.Tensor) -> tuple[float, ...]:
+    """Reciprocal of each level's mean discrepancy on uint8 (N, 3, S, S) good pictures, scaled to a mean of 1.
 
     A level that the student can hardly predict on good pictures would otherwise drown the levels that it predicts well.
     """
-    device = detector.level_scale.device
-    sums = torch.zeros(len(detector.level_scale), dtype=torch.float64)
+    device = detector.device
+    sums = torch.zeros(len(detector.level_weights), dtype=torch.float64)
     for start in range(0, len(pictures), BATCH):
         x = pictures[start : start + BATCH].to(device).float().div_(255)
         teacher, student = detector.features(x.contiguous(memory_format=torch.channels_last))
         maps = cosine_discrepancy(teacher, student, reduction="none", dead="zero")
         sums += torch.stack([m.double().mean((1, 2)).sum().cpu() for m in maps])
     weights = len(pictures) / sums.clamp(min=1e-12)
-    return (weights / weights.mean()).float()
+    return tuple((weights / weights.mean()).tolist())
 
 
 def calibrate(detector: Detector, pictures: torch.Tensor) -> None:
@@ -37,7 +37,7 @@ def calibrate(detector: Detector, pictures: torch.Tensor) -> None:
         return
     config = detector.map_config
     if config.calibrate_levels:
-        detector.level_scale.copy_(level_scale(detector, pictures))
+        detector.level_weights = level_weights(detector, pictures)
     outputs = run(detector, pictures)
     chosen = threshold_at_false_alarm_rate(outputs.scores.numpy(), config.false_alarms)
     detector.threshold.fill_(chosen.value)

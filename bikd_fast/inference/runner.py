@@ -22,7 +22,7 @@ class Outputs:
 @torch.inference_mode()
 def run(detector: Detector, pictures: torch.Tensor, batch: int = BATCH) -> Outputs:
     """Every picture of a uint8 (N, 3, S, S) tensor through the detector, in float32: the numbers do not depend on the batch."""
-    device = detector.level_scale.device
+    device = detector.device
     maps, scores = [], []
     for start in range(0, len(pictures), batch):
         x = pictures[start : start + batch].to(device).float().div_(255)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import timm
 import torch
@@ -34,8 +35,9 @@ class Backbone(nn.Module):
         super().__init__()
         self.name = name
         self.net = _create(name, strides, image_size)
-        self.channels = tuple(self.net.feature_info.channels())
-        self.strides = tuple(self.net.feature_info.reduction())
+        info: Any = self.net.feature_info
+        self.channels: tuple[int, ...] = tuple(info.channels())
+        self.strides: tuple[int, ...] = tuple(info.reduction())
         config = timm.get_pretrained_cfg(name)
         mean, std = (config.mean, config.std) if config else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
@@ -75,7 +77,8 @@ def _create(name: str, strides: Sequence[int], image_size: int) -> nn.Module:
             f"model.teacher: timm has no feature extractor {name!r} ({error}). Close names: {', '.join(close) or 'none'}; "
             "`timm.list_models()` lists all."
         ) from error
-    reductions = probe.feature_info.reduction()
+    info: Any = probe.feature_info
+    reductions = info.reduction()
     if len(set(reductions)) == 1:  # a vision transformer: every block has the same stride, so depth takes the place of scale
         last = len(reductions) - 1
         indices = tuple(sorted({max(0, round(last * f)) for f in (0.25, 0.5, 0.75)}))
@@ -93,15 +96,7 @@ def _fold_batchnorm(module: nn.Module) -> None:
     names = list(module._modules)
     for first, second in zip(names, names[1:]):
         conv, norm = module._modules[first], module._modules[second]
-        if type(conv) in (nn.Conv2d, *_CONV_SUBCLASSES) and isinstance(norm, nn.BatchNorm2d):
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             module._modules[first] = fuse_conv_bn_eval(conv, norm)
             module._modules[second] = norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
 
-
-def _conv_subclasses() -> tuple[type, ...]:
-    from timm.layers import Conv2dSame
-
-    return (Conv2dSame,)
-
-
-_CONV_SUBCLASSES = _conv_subclasses()

@@ -6,6 +6,13 @@ import torch
 from torch import nn
 
 
+def zero_initialised(convolution: nn.Conv2d) -> nn.Conv2d:
+    """The same convolution with weight and bias set to 0: a branch that ends in it starts as nothing."""
+    for parameter in convolution.parameters():
+        nn.init.zeros_(parameter)
+    return convolution
+
+
 class ChannelNorm(nn.Module):
     """LayerNorm over the channels of each position of a (B, C, H, W) map.
 
@@ -28,10 +35,8 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.norm = ChannelNorm(channels)
         self.conv1 = nn.Conv2d(channels, channels, kernel, padding=kernel // 2)
-        self.conv2 = nn.Conv2d(channels, channels, kernel, padding=kernel // 2)
+        self.conv2 = zero_initialised(nn.Conv2d(channels, channels, kernel, padding=kernel // 2))
         self.act = nn.ReLU(inplace=True)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.conv2(self.act(self.conv1(self.norm(x))))

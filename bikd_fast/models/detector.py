@@ -36,13 +36,12 @@ class Detector(nn.Module):
         image_size: side of the square that it reads, in pixels.
 
     Attributes:
-        level_scale: (L,) weights of the levels in the map, set by calibration on held-out normals.
+        level_weights: weight of each level in the map, set by calibration on held-out normals.
         threshold: 0-dim, the score above which a picture is called anomalous; NaN until calibrated.
         pixel_threshold: 0-dim, the same for a pixel of the map.
         about: free metadata (categories, how the threshold was chosen, versions), plain JSON.
     """
 
-    level_scale: torch.Tensor
     threshold: torch.Tensor
     pixel_threshold: torch.Tensor
 
@@ -53,7 +52,7 @@ class Detector(nn.Module):
         channels, strides = self.backbone.channels, self.backbone.strides
         self.adapter = Adapter(channels, model.bound) if model.adapter else None
         self.student = STUDENTS[model.student](channels, strides, size=model.size, depth=model.depth)
-        self.register_buffer("level_scale", torch.ones(len(channels)))
+        self.level_weights: tuple[float, ...] = (1.0,) * len(channels)
         self.register_buffer("threshold", torch.tensor(float("nan")))
         self.register_buffer("pixel_threshold", torch.tensor(float("nan")))
         self.about: dict[str, Any] = {}
@@ -77,13 +76,19 @@ class Detector(nn.Module):
             list(teacher),
             list(student),
             self.image_size,
-            scale_weights=self.level_scale,
+            scale_weights=self.level_weights,
             combine=config.combine,
             sigma=config.sigma * self.image_size / 256,
             score=config.score,
             topk=config.topk,
         )
+        assert anomaly is not None  # return_map is on
         return anomaly, score
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.threshold.device
 
     def save(self, path: Path) -> None:
         """Write one safetensors file (weights, thresholds, settings as JSON metadata); a folder gets ``detector.safetensors``.
@@ -96,6 +101,7 @@ class Detector(nn.Module):
             "model": asdict(self.model_config),
             "map": asdict(self.map_config),
             "image_size": self.image_size,
+            "level_weights": self.level_weights,
             "about": self.about,
         }
         tensors = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
@@ -123,6 +129,7 @@ class Detector(nn.Module):
         detector = cls(ModelConfig(**model), MapConfig(**map_config), described["image_size"])
         detector.backbone.fold()
         detector.load_state_dict(tensors)
+        detector.level_weights = tuple(described["level_weights"])
         detector.about = described["about"]
         return detector.to(device).eval().requires_grad_(False)
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from bikd_fast.models.blocks import zero_initialised
+
 
 class Adapter(nn.Module):
     """G: two 1x1 convolutions a level, the last zero-initialised, so that at step 0 the teacher equals the backbone exactly.
@@ -23,11 +25,9 @@ class Adapter(nn.Module):
         super().__init__()
         self.bound = bound
         self.levels = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(c, 2 * c, 1), nn.ReLU(inplace=True), nn.Conv2d(2 * c, c, 1)) for c in channels
+            nn.Sequential(nn.Conv2d(c, 2 * c, 1), nn.ReLU(inplace=True), zero_initialised(nn.Conv2d(2 * c, c, 1)))
+            for c in channels
         )
-        for level in self.levels:
-            nn.init.zeros_(level[-1].weight)
-            nn.init.zeros_(level[-1].bias)
 
     def forward(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """E -> G(E), the raw output; :meth:`adapt` or the fused objective makes T of it."""

@@ -109,15 +109,16 @@ def _offline_state(net: nn.Module, name: str) -> dict[str, torch.Tensor]:
 
 def _hub_state(net: nn.Module, name: str) -> dict[str, torch.Tensor]:
     import timm
-    from timm.models import load_state_dict_from_hf, load_state_dict_from_url
+    from timm.models import load_state_dict_from_hf
 
     config = timm.get_pretrained_cfg(name)
     try:
-        if config is None:
+        if config is None or not (config.hf_hub_id or config.url):
             raise WeightsError(f"timm knows no pretrained weights for {name}")
         if config.hf_hub_id:
-            return load_state_dict_from_hf(config.hf_hub_id, config.hf_hub_filename, weights_only=True)
-        return load_state_dict_from_url(config.url, map_location="cpu", weights_only=True)
+            where = {"filename": config.hf_hub_filename} if config.hf_hub_filename else {}
+            return load_state_dict_from_hf(config.hf_hub_id, weights_only=True, **where)
+        return torch.hub.load_state_dict_from_url(str(config.url), map_location="cpu", weights_only=True)
     except Exception as error:
         raise WeightsError(
             f"model.weights: the weights of {name} could not be fetched from the hub ({type(error).__name__}: "

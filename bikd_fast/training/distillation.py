@@ -81,8 +81,15 @@ class Distillation(nn.Module):
         if self.adapter is not None:
             with torch.no_grad():
                 teacher = self.adapter.adapt(teacher)
-        of_corrupt = cosine_discrepancy(teacher, corrupt, dead="zero")
-        of_clean = cosine_discrepancy(teacher, clean, dead="zero")
+        of_corrupt = _distance(teacher, corrupt)
+        of_clean = _distance(teacher, clean)
         loss = self.config.forward_corrupt * of_corrupt + self.config.forward_clean * of_clean
         terms = {"forward_corrupt": of_corrupt, "forward_clean": of_clean, "forward": loss}
         return loss, {name: value.detach() for name, value in terms.items()}
+
+
+def _distance(teacher: Levels, student: Levels) -> torch.Tensor:
+    """D: mean over batch and positions of 1 - cos, summed over the levels."""
+    distance = cosine_discrepancy(teacher, student, dead="zero")
+    assert isinstance(distance, torch.Tensor)  # a scalar reduction
+    return distance

@@ -132,7 +132,7 @@ class Trainer:
         corrupt = self.pool.frozen(made.corrupted) if needs_corrupt else None
         inputs = Inputs(clean, corrupt, backbone.normalise(made.nuisance), backbone.normalise(made.corrupted))
         if now.backward:
-            inputs.regions = region_maps(made.mask, [tuple(f.shape[-2:]) for f in clean])
+            inputs.regions = region_maps(made.mask, [(f.shape[-2], f.shape[-1]) for f in clean])
             inputs.counts = self._global_counts(inputs.regions)
         return inputs
 
