@@ -1,10 +1,211 @@
-"""The bidirectional objective."""
+"""The bidirectional distillation objective, forward and backward direction, masks and hinge, in one pass.
 
+Six feature tensors are read once and four gradients are written once: 10 feature sets of traffic where eager PyTorch
+needs about 200. Kernels are in bidirectional_kernel.py, the formula in reference/naive.py.
+"""
+
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
+from torch.autograd import Function
+from torch.library import Library
 
-from .reference.naive import bidirectional_loss_naive
+from .bidirectional_kernel import combine_kernel, objective_kernel
+from .checks import DEAD, as_levels, one_of, position_maps, positive_eps, same_shapes, scale_list
+from .cosine import keep_gradients, take_gradients
+from .dispatch import choose
+from .layout import arranged, gradient_like, is_channels_last
+from .partials import fold_for, ordered_sum, scaled
+from .reference import bidirectional as reference
+from .reference.bidirectional import TERMS, Options
+from .regions import region_counts
+from .tiles import launches
 
 
-def bidirectional_loss(clean, corrupt, student_clean, student_corrupt, regions, *, impl: str = "auto", **options) -> tuple[Tensor, dict[str, Tensor]]:
-    """loss, terms of the whole objective."""
-    return bidirectional_loss_naive(clean, corrupt, student_clean, student_corrupt, regions, **options)
+def launch_objective(
+    clean: Sequence[Tensor], corrupt: Sequence[Tensor], student_clean: Sequence[Tensor],
+    student_corrupt: Sequence[Tensor], adapter_clean: Sequence[Tensor], adapter_corrupt: Sequence[Tensor],
+    regions: Sequence[Tensor], counts: Tensor, beta: Tensor | float, scale: Sequence[float],
+    fold_student: Sequence[float], fold_adapter: Sequence[float], options: Options, grad_student: bool,
+    grad_adapter: bool,
+) -> tuple[Tensor, list[Tensor]]:
+    """reference.objective as one launch for all levels of a layout and one ordered sum."""
+    layouts = [is_channels_last(s) for s in student_clean]
+    adapt = len(adapter_clean) > 0
+    targets = ([student_clean, student_corrupt] if grad_student else []) + (
+        [adapter_clean, adapter_corrupt] if grad_adapter else [])
+    grads = [[gradient_like(x, last) for x, last in zip(maps, layouts)] for maps in targets]
+    inputs = [[arranged(x, last) for x, last in zip(maps, layouts)]
+              for maps in (clean, corrupt, student_clean, student_corrupt, adapter_clean, adapter_corrupt)]
+    held = inputs[:4] + (inputs[4:] if adapt else [inputs[0], inputs[1]])  # stand-ins: pointers that are never read
+    outs = (grads[:2] if grad_student else held[2:4]) + (grads[-2:] if grad_adapter else held[4:6])
+    groups = launches("objective", layouts, inputs[:6] if adapt else inputs[:4])
+    total = sum(p.ends[-1] for _, p in groups)
+    part = torch.zeros if not adapt else torch.empty
+    part = part(len(TERMS), total, dtype=torch.float32, device=clean[0].device)
+    counts = counts.to(torch.float32).contiguous()
+    start = 0
+    for levels, p in groups:
+        here = counts if len(levels) == len(clean) else torch.stack([counts[k] for k in levels])
+        pick = [tuple(maps[k] for k in levels) for maps in (*held, regions)]
+        store = [tuple(maps[k] for k in levels) for maps in outs]
+        objective_kernel[(p.ends[-1],)](
+            *pick, here, beta if isinstance(beta, Tensor) else part, *store, part[:, start:], total,
+            0.0 if isinstance(beta, Tensor) else beta, tuple(scale[k] for k in levels),
+            tuple(scale[k] / regions[k].numel() for k in levels), tuple(fold_student[k] for k in levels),
+            tuple(fold_adapter[k] for k in levels), options.forward_corrupt, options.forward_clean, options.con,
+            options.div, options.anc, options.bound, options.margin, options.eps * options.eps, p.hw, p.rows, p.channels,
+            p.ends, L=len(levels), C=p.channels, BLOCK_C=p.block_c, BLOCK_P=p.block_p, NHWC=p.channels_last,
+            EVEN_P=p.even, BETA_ON_DEVICE=isinstance(beta, Tensor), ADAPT=adapt, GRAD_S=grad_student,
+            GRAD_G=grad_adapter, DEAD_ZERO=options.dead_zero, num_warps=p.warps)
+        start += p.ends[-1]
+    return ordered_sum(part, torch.float64), [g for group in grads for g in group]
+
+
+def combine(terms: Tensor, beta: Tensor | float, options: Options, impl: str) -> Tensor:
+    """(10,): the loss, the seven terms, forward, backward; float32 from the kernels, else float64."""
+    if impl == "triton":
+        out = torch.empty(10, dtype=torch.float32, device=terms.device)
+        combine_kernel[(1,)](
+            terms, out, beta if isinstance(beta, Tensor) else terms, 0.0 if isinstance(beta, Tensor) else beta,
+            options.forward_corrupt, options.forward_clean, options.con, options.div, options.anc,
+            BETA_ON_DEVICE=isinstance(beta, Tensor), num_warps=1)
+        return out
+    forward = options.forward_corrupt * terms[0] + options.forward_clean * terms[1]
+    backward = (options.con * (terms[2] + terms[3]) + options.div * terms[4] + options.anc * (terms[5] + terms[6]))
+    loss = (1 - beta) * forward + beta * backward
+    return torch.cat([loss.reshape(1), terms, forward.reshape(1), backward.reshape(1)])
+
+
+library = Library("bikd_kernels", "FRAGMENT")
+library.define(
+    "objective(Tensor[] clean, Tensor[] corrupt, Tensor[] student_clean, Tensor[] student_corrupt, Tensor[] adapter_clean, "
+    "Tensor[] adapter_corrupt, Tensor[] regions, Tensor counts, Tensor? beta_tensor, float beta, float[] scale, "
+    "float[] fold_student, float[] fold_adapter, float[] options, bool dead_zero, bool grad_student, bool grad_adapter, "
+    "str impl) -> (Tensor, Tensor[])")
+
+
+def _objective(clean, corrupt, student_clean, student_corrupt, adapter_clean, adapter_corrupt, regions, counts,
+               beta_tensor, beta, scale, fold_student, fold_adapter, options, dead_zero, grad_student, grad_adapter, impl):
+    run = launch_objective if impl == "triton" else reference.objective
+    numbers = Options(*options, dead_zero=dead_zero)
+    balance = beta if beta_tensor is None else beta_tensor
+    if isinstance(balance, Tensor) and not balance.is_cuda and impl != "triton":
+        balance = float(balance)
+    terms, grads = run(clean, corrupt, student_clean, student_corrupt, adapter_clean, adapter_corrupt, regions, counts,
+                       balance, scale, fold_student, fold_adapter, numbers, grad_student, grad_adapter)
+    dtype = torch.float64 if clean[0].dtype == torch.float64 else torch.float32
+    return combine(terms, balance, numbers, impl).to(dtype), grads
+
+
+library.impl("objective", _objective, "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake("bikd_kernels::objective", lib=library)
+def _(clean, corrupt, student_clean, student_corrupt, adapter_clean, adapter_corrupt, regions, counts, beta_tensor, beta,
+      scale, fold_student, fold_adapter, options, dead_zero, grad_student, grad_adapter, impl):
+    layouts = [is_channels_last(s) for s in student_clean]
+    dtype = torch.float64 if clean[0].dtype == torch.float64 else torch.float32
+    targets = ((student_clean, grad_student), (student_corrupt, grad_student), (adapter_clean, grad_adapter),
+               (adapter_corrupt, grad_adapter))
+    return clean[0].new_empty(10, dtype=dtype), [gradient_like(x, last) for maps, wanted in targets if wanted
+                                                 for x, last in zip(maps, layouts)]
+
+
+class Objective(Function):
+    """(loss, all ten values) from (settings, counts, beta, *maps); the gradients wait in the context."""
+
+    @staticmethod
+    def forward(ctx, settings, counts, beta_tensor, *tensors):
+        levels, adapt, beta, scale, fold_student, fold_adapter, options, dead_zero, grad_student, grad_adapter, impl = settings
+        lists = [list(tensors[i * levels:(i + 1) * levels]) for i in range(len(tensors) // levels)]
+        features, regions = lists[:-1], lists[-1]
+        adapters = features[4:] if adapt else [[], []]
+        values, grads = torch.ops.bikd_kernels.objective(
+            *features[:4], *adapters, regions, counts, beta_tensor, beta, list(scale), list(fold_student),
+            list(fold_adapter), list(options), dead_zero, grad_student, grad_adapter, impl)
+        ctx.settings = settings
+        keep_gradients(ctx, grads)
+        loss, terms = values[0].clone(), values[1:].clone()
+        ctx.mark_non_differentiable(terms)
+        return loss, terms
+
+    @staticmethod
+    def backward(ctx, upstream, _):
+        levels, adapt, _, _, fold_student, fold_adapter, _, _, grad_student, grad_adapter, impl = ctx.settings
+        folds = (fold_student * 2 if grad_student else ()) + (fold_adapter * 2 if grad_adapter else ())
+        grads = scaled(take_gradients(ctx), upstream, folds, impl == "triton")
+        none = (None,) * (2 * levels)
+        to_student = tuple(grads[:2 * levels]) if grad_student else none
+        to_adapter = () if not adapt else tuple(grads[-2 * levels:]) if grad_adapter else none
+        return (None, None, None, *none, *to_student, *to_adapter, *(None,) * levels)
+
+
+def bidirectional_loss(
+    clean: Sequence[Tensor], corrupt: Sequence[Tensor], student_clean: Sequence[Tensor],
+    student_corrupt: Sequence[Tensor], regions: Sequence[Tensor], *, adapter_clean: Sequence[Tensor] | None = None,
+    adapter_corrupt: Sequence[Tensor] | None = None, bound: float = 0.5, beta: float | Tensor = 0.5,
+    margin: float = 0.5, forward_weights: tuple[float, float] = (0.5, 0.5), use_con: bool = True, use_div: bool = True,
+    use_anc: bool = True, scale_weights: Sequence[float] | None = None, counts: Tensor | None = None, eps: float = 1e-8,
+    dead: str = "zero", impl: str = "auto",
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """(1 - beta) L_F + beta L_B of bidirectional knowledge distillation, and every term of it.
+
+    With d = 1 - cos over channels, D its mean over positions summed over the levels, T(x) = E(x) (1 + bound tanh G):
+        L_F = w0 D(S(x~), T(x)) + w1 D(S(n(x)), T(x))                                 gradient to S only
+        L_B = D(T(x), S(n(x))) + D(T(x~), S(x~); N)                       use_con     gradient to G only
+            + mean over P of max(0, margin - d(T(x~), S(x~)))             use_div
+            + D(T(x), E(x)) + D(T(x~), E(x~); N)                          use_anc
+
+    clean, corrupt: lists of frozen (B, C, H, W) features E(x), E(x~); no gradient flows to them.
+    student_clean, student_corrupt: S(n(x)), S(x~). float32, bfloat16, float16 in any mixture (float64 by the reference).
+    regions: uint8 (B, H, W) a level from region_maps: 0 = N, 1 = ignored, 2 = P.
+    adapter_clean, adapter_corrupt: raw adapter outputs G(E(x)), G(E(x~)); None: T = E, whose terms have no gradient.
+    beta: float or 0-dim tensor, which may live on the device: it is never read by the host there.
+    forward_weights: (w0, w1), of the corrupted and of the clean branch.
+    counts: (L, 2) divisors of the N and the P means, region_counts(regions) by default; data-parallel training passes the
+        global counts / world size. A count of 0 contributes 0.
+    eps, dead, impl, scale_weights: as in cosine_discrepancy.
+
+    Returns (loss, terms): a float32 scalar (float64 for float64 input) that carries its gradient with it, so that a second
+    backward pass and double backward raise RuntimeError; and detached 0-dim values forward_corrupt, forward_clean,
+    con_clean, con_corrupt, div, anc_clean, anc_corrupt (each as measured, whether its use_ flag is set or not), forward,
+    backward (what enters the loss). ValueError for arguments that do not fit together.
+    """
+    one_of("dead", dead, DEAD)
+    positive_eps(eps)
+    named = {"clean": clean, "corrupt": corrupt, "student_clean": student_clean, "student_corrupt": student_corrupt}
+    if (adapter_clean is None) != (adapter_corrupt is None):
+        raise ValueError("give both adapter_clean and adapter_corrupt, or neither")
+    if adapter_clean is not None and adapter_corrupt is not None:
+        named |= {"adapter_clean": adapter_clean, "adapter_corrupt": adapter_corrupt}
+    maps = {name: as_levels(name, value) for name, value in named.items()}
+    for name, value in maps.items():
+        same_shapes(name, value, "clean", maps["clean"])
+    position_maps("regions", regions, maps["clean"])
+    levels = len(maps["clean"])
+    scale = tuple(scale_list(scale_weights, levels))
+    regions = [r.contiguous() for r in regions]
+    counts = region_counts(regions) if counts is None else counts.detach()
+    if tuple(counts.shape) != (levels, 2):
+        raise ValueError(f"counts must have shape ({levels}, 2), got {tuple(counts.shape)}")
+    frozen = [x.detach() for name in ("clean", "corrupt") for x in maps[name]]
+    moving = [x for name in list(maps)[2:] for x in maps[name]]
+    impl = choose(impl, [*frozen, *moving, *regions, counts])
+    recorded = torch.is_grad_enabled()
+    grad_student = recorded and any(x.requires_grad for x in moving[:2 * levels])
+    grad_adapter = recorded and any(x.requires_grad for x in moving[2 * levels:])
+
+    def folds(names: Sequence[str]) -> tuple[float, ...]:
+        return tuple(max((fold_for(maps[n][k].dtype, regions[k].numel()) for n in names if n in maps), default=1.0)
+                     for k in range(levels))
+
+    options = (float(bound), float(margin), float(forward_weights[0]), float(forward_weights[1]), float(use_con),
+               float(use_div), float(use_anc), float(eps))
+    on_device = isinstance(beta, Tensor)
+    settings = (levels, "adapter_clean" in maps, 0.0 if on_device else float(beta), scale,
+                folds(("student_clean", "student_corrupt")), folds(("adapter_clean", "adapter_corrupt")), options,
+                dead == "zero", grad_student, grad_adapter, impl)
+    loss, values = Objective.apply(settings, counts, beta.detach() if on_device else None, *frozen, *moving, *regions)
+    return loss, dict(zip((*TERMS, "forward", "backward"), values.unbind()))

@@ -35,12 +35,18 @@ def same_shapes(name: str, maps: Sequence[Tensor], other: str, others: Sequence[
             raise ValueError(f"{name}[{k}] has shape {tuple(a.shape)}, {other}[{k}] has {tuple(b.shape)}")
 
 
-def position_maps(name: str, maps: Sequence[Tensor], levels: Sequence[Tensor]) -> None:
-    """Raise ValueError unless maps[k] has shape (B, H, W) of levels[k]."""
+def positive_eps(eps: float) -> None:
+    """Raise ValueError unless eps is positive and its square is a float32 number."""
+    if not eps >= 1e-18:
+        raise ValueError(f"eps must be at least 1e-18 (its square must not underflow float32), got {eps}")
+
+
+def position_maps(name: str, maps: Sequence[Tensor], levels: Sequence[Tensor], per_image: bool = False) -> None:
+    """Raise ValueError unless maps[k] has shape (B, H, W) of levels[k], or (B,) if per_image."""
     if len(maps) != len(levels):
         raise ValueError(f"{name} has {len(maps)} levels, the features have {len(levels)}")
     for k, (m, x) in enumerate(zip(maps, levels)):
-        want = (x.shape[0], x.shape[2], x.shape[3])
+        want = (x.shape[0],) if per_image else (x.shape[0], x.shape[2], x.shape[3])
         if tuple(m.shape) != want:
             raise ValueError(f"{name}[{k}] must have shape {want}, got {tuple(m.shape)}")
 

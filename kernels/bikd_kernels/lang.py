@@ -1,0 +1,15 @@
+"""triton and tl, or stand-ins that let the kernels be defined (never run) where Triton is not installed."""
+
+from types import SimpleNamespace
+from typing import Any
+
+triton: Any
+tl: Any
+try:
+    import triton
+    import triton.language as tl
+except ImportError:
+    triton = SimpleNamespace(jit=lambda function: function, cdiv=lambda a, b: -(-a // b))
+    tl = SimpleNamespace(constexpr=object)
+
+__all__ = ["tl", "triton"]

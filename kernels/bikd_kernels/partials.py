@@ -1,0 +1,75 @@
+"""What surrounds the fused kernels: the ordered sum of their partial results, and the upstream scale of their gradients."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .lang import tl, triton
+
+SCALE_PROGRAMS = 1024  # enough to fill any GPU; few enough that an unneeded scaling costs only its launch
+
+
+@triton.jit
+def sum_kernel(PART, OUT, count, stride, BLOCK: tl.constexpr):
+    """OUT[i] = sum of row i of PART in float64, always in the same order."""
+    row = tl.program_id(0)
+    lane = tl.arange(0, BLOCK)
+    total = tl.zeros([BLOCK], tl.float64)
+    for start in range(0, count, BLOCK):
+        i = start + lane
+        total += tl.load(PART + row * stride + i, mask=i < count, other=0.0).to(tl.float64)
+    tl.store(OUT + row, tl.sum(total, axis=0).to(OUT.dtype.element_ty))
+
+
+@triton.jit
+def scale_kernel(G, COUNT, UPSTREAM, folds, L: tl.constexpr, BLOCK: tl.constexpr):
+    """G[k] *= UPSTREAM / folds[k] in place. Returns at once where that is 1, which the host need not know."""
+    upstream = tl.load(UPSTREAM).to(tl.float32)
+    pid = tl.program_id(0)
+    step = tl.num_programs(0) * BLOCK
+    for k in tl.static_range(L):
+        factor = upstream / folds[k]
+        if factor != 1.0:
+            for start in range(pid * BLOCK, COUNT[k], step):
+                i = start + tl.arange(0, BLOCK)
+                inside = i < COUNT[k]
+                g = tl.load(G[k] + i, mask=inside, other=0.0).to(tl.float32) * factor
+                tl.store(G[k] + i, g.to(G[k].dtype.element_ty), mask=inside)
+
+
+def ordered_sum(partials: Tensor, dtype: torch.dtype) -> Tensor:
+    """Row sums of a contiguous float32 (R, N) in float64, bit-identical from run to run."""
+    out = torch.empty(partials.shape[0], dtype=dtype, device=partials.device)
+    sum_kernel[(partials.shape[0],)](partials, out, partials.shape[1], partials.stride(0), BLOCK=4096, num_warps=8)
+    return out
+
+
+def fold_for(dtype: torch.dtype, divisor: float) -> float:
+    """Power of two that float16 gradients of a mean over `divisor` positions are stored with; 1 for other types.
+
+    Unscaled, most of them would underflow. From 4096 positions on it is 65536, the initial loss scale of GradScaler and of
+    DeepSpeed, with which the backward pass has nothing left to do.
+    """
+    if dtype != torch.float16:
+        return 1.0
+    return float(min(1 << 16, 16 << max(0, round(divisor).bit_length() - 1)))
+
+
+def scaled(grads: Sequence[Tensor], upstream: Tensor, folds: Sequence[float], on_triton: bool) -> list[Tensor]:
+    """grads[k] * upstream / folds[k], in place and without a host sync on a GPU; new tensors under torch.compile."""
+    if torch.compiler.is_compiling():
+        return [g * (upstream / fold).to(torch.float32) for g, fold in zip(grads, folds)]
+    if on_triton:
+        held = [(g, fold) for g, fold in zip(grads, folds) if g.numel()]
+        if held:
+            scale_kernel[(SCALE_PROGRAMS,)](
+                tuple(g for g, _ in held), tuple(g.numel() for g, _ in held), upstream,
+                tuple(fold for _, fold in held), L=len(held), BLOCK=2048, num_warps=4)
+        return list(grads)
+    for g, fold in zip(grads, folds):
+        if g.device.type != "cpu":
+            g.mul_(upstream / fold)
+        elif float(upstream) != fold:
+            g.mul_(float(upstream) / fold)
+    return list(grads)

@@ -1,0 +1,134 @@
+"""Tile shapes of the fused kernels, and the split of one launch over all levels.
+
+tiles.json is the committed table, keyed "operator/layout/bytes/channels rounded up to a power of two" with
+[BLOCK_C, BLOCK_P, warps]; "any" holds for every GPU, an entry under "sm_90" and the like goes before it. It is committed, not
+tuned at run time, because the tile shape changes the last bits of a loss. BIKD_TILES=FILE names another table.
+"""
+
+import functools
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+RESIDENT = {"pair": {True: 4096, False: 8192}, "objective": {True: 2048, False: 0}}  # elements a tile may keep
+
+
+class Plan(NamedTuple):
+    """One launch over several levels: tuples with one entry a level, as the kernels take them."""
+
+    hw: tuple[int, ...]
+    rows: tuple[int, ...]
+    channels: tuple[int, ...]
+    ends: tuple[int, ...]
+    block_c: tuple[int, ...]
+    block_p: tuple[int, ...]
+    channels_last: tuple[bool, ...]
+    even: tuple[bool, ...]
+    warps: int
+
+
+def rule(operator: str, channels_last: bool, itemsize: int, channels: int) -> tuple[int, int, int]:
+    """(BLOCK_C, BLOCK_P, warps) for a channel count that is a power of two.
+
+    channels_last: 4 warps; the whole vector stays in registers, 16 (pair) or 8 (objective) elements a thread.
+    NCHW: rows of 128 bytes; few channels stay in registers, many are looped over.
+    """
+    if channels_last:
+        elements = 2048 if operator == "pair" else 1024
+        if channels <= RESIDENT[operator][True]:
+            return channels, max(1, elements // channels), 4
+        return elements // 2, 2, 4
+    positions = 64 if itemsize <= 2 else 32
+    if operator == "objective":
+        return (8 if itemsize <= 2 else 16), positions, 4
+    resident = channels * positions <= RESIDENT[operator][False]
+    return (channels if resident else 64), positions, 8
+
+
+@functools.cache
+def table() -> dict[str, dict[str, list[int]]]:
+    """The tile table: BIKD_TILES if set, else the committed one. Raises FileNotFoundError or ValueError naming the file."""
+    path = Path(os.environ.get("BIKD_TILES", Path(__file__).with_name("tiles.json")))
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not a tile table: {error}") from error
+
+
+def power_of_two(n: int) -> int:
+    """The smallest power of two >= n."""
+    return 1 << max(0, n - 1).bit_length()
+
+
+@functools.cache
+def tile(operator: str, channels_last: bool, itemsize: int, channels: int, device: str) -> tuple[int, int, int]:
+    """Tile of one level from the table, or by the rule where the table has no entry."""
+    channels = power_of_two(channels)
+    key = f"{operator}/{'channels_last' if channels_last else 'nchw'}/{itemsize}/{channels}"
+    for section in (device, "any"):
+        if key in table().get(section, {}):
+            block_c, block_p, warps = table()[section][key]
+            return block_c, block_p, warps
+    return rule(operator, channels_last, itemsize, channels)
+
+
+@functools.cache
+def plan(operator: str, shapes: tuple[tuple[int, ...], ...], channels_last: tuple[bool, ...], itemsizes: tuple[int, ...],
+         device: str) -> Plan:
+    """Tiles and program ranges for levels of these (B, C, H, W) shapes; the warps are those of the first level."""
+    tiles = [tile(operator, last, size, shape[1], device)
+             for shape, last, size in zip(shapes, channels_last, itemsizes)]
+    ends: list[int] = []
+    even: list[bool] = []
+    for (batch, _, height, width), last, (_, block_p, _) in zip(shapes, channels_last, tiles):
+        hw = height * width
+        programs = -(-batch * hw // block_p) if last else batch * -(-hw // block_p)
+        ends.append((ends[-1] if ends else 0) + programs)
+        even.append((batch * hw if last else hw) % block_p == 0)
+    return Plan(
+        hw=tuple(s[2] * s[3] for s in shapes), rows=tuple(s[0] * s[2] * s[3] for s in shapes),
+        channels=tuple(s[1] for s in shapes), ends=tuple(ends), block_c=tuple(t[0] for t in tiles),
+        block_p=tuple(t[1] for t in tiles), channels_last=channels_last, even=tuple(even), warps=tiles[0][2],
+    )
+
+
+def device_key(x: Tensor) -> str:
+    """"sm_90" and the like for the GPU that holds x, "any" elsewhere."""
+    if not x.is_cuda or torch.version.hip:
+        return "any"
+    major, minor = torch.cuda.get_device_capability(x.device)
+    return f"sm_{major}{minor}"
+
+
+def launches(operator: str, layouts: Sequence[bool], tensors: Sequence[Sequence[Tensor]]) -> list[tuple[list[int], Plan]]:
+    """(level numbers, plan) of each launch: one for all levels of a layout. tensors: the lists a level's tile loads."""
+    groups = []
+    for last in (True, False):
+        levels = [k for k, layout in enumerate(layouts) if layout == last and tensors[0][k].numel() > 0]
+        if levels:
+            shapes = tuple(tuple(tensors[0][k].shape) for k in levels)
+            sizes = tuple(max(maps[k].element_size() for maps in tensors) for k in levels)
+            groups.append((levels, plan(operator, shapes, (last,) * len(levels), sizes, device_key(tensors[0][0]))))
+    return groups
+
+
+def default_table() -> dict[str, dict[str, list[int]]]:
+    """The table the rule gives, for writing tiles.json anew."""
+    entries = {}
+    for operator in RESIDENT:
+        for last in (True, False):
+            for itemsize in (2, 4):
+                for channels in (1 << n for n in range(3, 12)):
+                    key = f"{operator}/{'channels_last' if last else 'nchw'}/{itemsize}/{channels}"
+                    entries[key] = list(rule(operator, last, itemsize, channels))
+    return {"any": entries}
+
+
+if __name__ == "__main__":
+    lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in default_table()["any"].items()]
+    print('{"any": {\n' + ",\n".join(lines) + "\n}}")
