@@ -24,8 +24,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PROVIDERS = ("eager", "eager separable", "eager autocast", "compile", "compile value_and_grad", "ours", "copy")
 COLUMNS = [
     "op", "shape", "batch", "dtype", "layout", "provider", "y20_us", "y50_us", "y80_us", "times_ours", "method",
-    "peak_mb", "minimal_mb", "gb_per_s", "percent_of_copy", "kernels", "value_error", "other_error", "check", "device", "cores",
-    "threads", "load", "torch", "triton", "commit", "when",
+    "peak_mb", "minimal_mb", "gb_per_s", "percent_of_copy", "kernels", "value_error", "other_error", "check", "device",
+    "cores", "threads", "load", "torch", "triton", "commit", "when",
 ]
 COLD_BYTES = 256 << 20  # input sets are rotated until they exceed this, several times an L2 cache
 # What eager and compiled forms may be off and still count; low-precision storage is theirs to choose.
