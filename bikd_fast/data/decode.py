@@ -69,9 +69,16 @@ def decode_image(path: Path) -> np.ndarray:
     comparable. Float values must lie in [0, 1]. Of several frames the first is taken.
     Raises DataError if the file is missing, no picture, damaged, too large, or of an unknown value range."""
     with _opened(path) as picture:
-        picture.load()
-        upright = ImageOps.exif_transpose(picture)
-        return np.array(_to_rgb(upright, Path(path)))  # a copy of our own: writable, contiguous
+        return picture_array(picture, path)
+
+
+def picture_array(picture: Image.Image, name: Path | str) -> np.ndarray:
+    """A picture that Pillow has opened as uint8 (H, W, 3) RGB, by the rules of decode_image; name is for messages.
+
+    Raises DataError for an unknown value range, and whatever Pillow raises for damaged data."""
+    picture.load()
+    upright = ImageOps.exif_transpose(picture)
+    return np.array(_to_rgb(upright, Path(name)))  # a copy of our own: writable, contiguous
 
 
 def _to_rgb(picture: Image.Image, path: Path) -> np.ndarray:

@@ -29,7 +29,11 @@ def default_threads() -> int:
 
 def load_image(path: Path, size: int) -> torch.Tensor:
     """One picture as uint8 (3, size, size): bilinear with antialiasing, the aspect ratio not kept."""
-    pixels = torch.from_numpy(decode_image(path)).permute(2, 0, 1)
+    return fit(torch.from_numpy(decode_image(path)).permute(2, 0, 1), size)
+
+
+def fit(pixels: torch.Tensor, size: int) -> torch.Tensor:
+    """(..., 3, H, W) uint8 or float to (..., 3, size, size): the resizing of training, for whatever holds pixels."""
     return F.resize(pixels, [size, size], interpolation=F.InterpolationMode.BILINEAR, antialias=True)
 
 

@@ -93,8 +93,8 @@ def _write_whole(home: Path, folder: Path) -> None:
     try:
         write_textures(draft)
         draft.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)  # without about.json: someone has taken it apart
+        if folder.exists() and not (folder / "about.json").is_file():
+            shutil.rmtree(folder)  # someone has taken it apart
         draft.rename(folder)
     except OSError:
         if not (folder / "about.json").is_file():  # else another machine on the same disk was first
