@@ -13,7 +13,18 @@ from bikd_fast.report.table import METRICS, mean_row, metric_columns, number
 
 _ROW_BYTES = 4_000_000  # of the listed scores: some 50,000
 _OUTCOMES = [MISSED, FALSE_ALARM, CORRECT, UNJUDGED]
-_ELSEWHERE = ("threshold", "curves", "kinds", "per_kind", "images", "regions", "undefined", "reasons", "not_defined")
+_ELSEWHERE = (
+    "threshold",
+    "curves",
+    "kinds",
+    "per_kind",
+    "images",
+    "regions",
+    "skipped",
+    "undefined",
+    "reasons",
+    "not_defined",
+)
 
 
 def totals(panels: list[Panel]) -> dict[str, Any]:

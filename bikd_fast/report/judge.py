@@ -100,6 +100,7 @@ def undefined_reason(key: str, entry: dict[str, Any], found: Predictions | None)
         return "no test picture has a defect"
     if found.label.all() and key.startswith("image"):
         return "no test picture is normal"
-    if not any(found.mask_path) and not key.startswith("image"):
-        return "no test picture has a ground-truth mask"
+    without = sum(not mask for mask, defect in zip(found.mask_path, found.label) if defect)
+    if without and not key.startswith("image"):
+        return f"{without} of {int(found.label.sum())} defective test pictures have no ground-truth mask"
     return "the run records no reason"

@@ -67,7 +67,10 @@ def _page(run: RunFolder, share: float) -> str:
         table=contents.table(run.metrics, panels),
         names=METRICS,
         fpr_limit=contents.fpr_limit(panels),
-        kind_columns=[[key for key in METRICS if any(key in row.recorded for row in panel.kinds)] for panel in panels],
+        kind_columns=[
+            [key for key in METRICS if key != "image_auroc" and any(key in row.recorded for row in panel.kinds)]
+            for panel in panels
+        ],
         all_kinds=sorted({card.kind for panel in panels for card in panel.cards}),
         shown=sum(len(panel.cards) for panel in panels),
         listed=listed,

@@ -67,7 +67,7 @@ def make_panel(category: CategoryFolder, base: Path, notes: list[str], *, limit:
     found = read_predictions(category, notes)
     if found is None:
         return panel
-    _remark(found, category.name, notes)
+    _remark(found, category.metrics, category.name, notes)
     panel.outcome, panel.error = outcomes(found), errors(found)
     panel.threshold = threshold_story(category.metrics, found)
     panel.histogram = charts.histogram(found.score, found.label, found.threshold)
@@ -87,10 +87,12 @@ def make_panel(category: CategoryFolder, base: Path, notes: list[str], *, limit:
 
 def threshold_story(metrics: dict[str, Any], found: Predictions) -> list[str]:
     """How the threshold came about and what it promises: metrics.json's "threshold", a metrics.Threshold as a dict."""
-    if math.isnan(found.threshold):
-        return ["This run records no threshold: pictures are ranked, but not called right or wrong."]
-    value = f"Threshold {found.threshold:.6g}"
     entry = metrics.get("threshold")
+    if math.isnan(found.threshold):
+        why = entry.get("promise") if isinstance(entry, dict) else None
+        none = "This run records no threshold: pictures are ranked, but not called right or wrong."
+        return [none, *([str(why).rstrip(".") + "."] if why else [])]
+    value = f"Threshold {found.threshold:.6g}"
     if not isinstance(entry, dict) or not (entry.get("method") or entry.get("promise")):
         return [f"{value}. The run does not record how it was chosen, so nothing is promised about new pictures."]
     method, target = str(entry.get("method") or "a rule that is not recorded"), number(entry.get("target"))
@@ -101,6 +103,8 @@ def threshold_story(metrics: dict[str, Any], found: Predictions) -> list[str]:
         said.append(str(entry["promise"]).rstrip(".") + ".")
     if entry.get("met") is False:
         said.append("The aim is not met: there were too few pictures to promise it.")
+    if math.isfinite(found.pixel_threshold) and found.pixel_threshold != found.threshold:
+        said.append(f"Maps are outlined at a threshold of their own, {found.pixel_threshold:.6g}.")
     return said
 
 
@@ -175,12 +179,15 @@ def _pairs(found: Predictions, base: Path) -> Iterator[tuple[np.ndarray, np.ndar
             yield found.map[at], read_mask(found, at, base, None)
 
 
-def _remark(found: Predictions, name: str, notes: list[str]) -> None:
+def _remark(found: Predictions, metrics: dict[str, Any], name: str, notes: list[str]) -> None:
     broken = int(np.isnan(found.score).sum())
     if broken:
         notes.append(f"{name}: {broken} score(s) are NaN. They are listed, left out of curves, and never judged.")
     if found.map is None:
         notes.append(f"{name}: no maps in predictions.npz: no heat maps and no pixel curves.")
+    for skipped in metrics.get("skipped") or []:
+        if isinstance(skipped, dict):
+            notes.append(f"{name}: {skipped.get('path')} was left out of the evaluation: {skipped.get('reason')}")
     without = sum(bool(flag) and not mask for flag, mask in zip(found.label, found.mask_path))
     if without:
         notes.append(
@@ -196,7 +203,7 @@ _AIMS = {  # methods of bikd_fast.metrics.thresholds
 }
 _MOST_LOGGED = 60  # figures drawn
 _FIRST = ["loss", "forward", "backward"]
-_LAST = ["lr", "learning_rate", "pictures_per_second"]
+_LAST = ["beta", "lr", "pictures_per_second", "share_preparing", "share_computing", "seconds_left"]
 _CURVES = {
     "image_roc": ("Image ROC", "false-alarm rate", "defects caught", "image_auroc"),
     "image_pr": ("Image precision and recall", "recall", "precision", "image_ap"),

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from make_run import make_run
 
+from bikd_fast.data import decode_mask
+from bikd_fast.metrics import evaluate, mean_metrics, threshold_at_false_alarm_rate, to_json
 from bikd_fast.report import write_report
 from bikd_fast.report.gallery import choose
 from bikd_fast.report.judge import errors, kind_rows, outcomes
@@ -188,6 +190,42 @@ def test_undefined_metrics_carry_their_reason(small):
     (small / "metrics.json").write_text('{"categories": {"brick": {"image_auroc": NaN, "aupro": null}}, "mean": {}}')
     write_report(small)
     assert "Not defined: Image AUROC, AUPRO of brick: no test picture has a defect." in text(small)
+
+
+def test_skipped_pictures_and_absent_masks_are_named(small):
+    change(small, mask_path=np.array([""] * 6), threshold=np.float32(np.nan))
+    entry = {
+        "aupro": None,
+        "skipped": [{"path": "bad.png", "reason": "cut short"}],
+        "threshold": {"method": "none", "promise": "No held-out pictures: no threshold was chosen."},
+    }
+    (small / "metrics.json").write_text(json.dumps({"categories": {"brick": entry}}))
+    write_report(small)
+    page = text(small)
+    assert "AUPRO of brick: 3 of 3 defective test pictures have no ground-truth mask." in page
+    assert "brick: bad.png was left out of the evaluation: cut short" in page
+    assert (
+        "This run records no threshold: pictures are ranked, but not called right or wrong. No held-out pictures"
+        in page
+    )
+
+
+def test_what_the_metrics_write_is_understood(small):
+    with np.load(small / "predictions.npz") as found:
+        maps, kinds, labels = found["map"].astype(np.float32), found["kind"].tolist(), found["label"]
+        masks = [decode_mask(path, None) if path else np.zeros((64, 64), bool) for path in found["mask_path"].tolist()]
+    result = evaluate(list(maps), masks, labels=labels, kinds=kinds, curves=50)
+    change(small, pixel_threshold=np.float32(0.625))
+    result["threshold"] = threshold_at_false_alarm_rate(np.linspace(0, 0.5, 40), 0.05).to_dict()
+    (small / "metrics.json").write_text(to_json({"categories": {"brick": result}, "mean": mean_metrics([result])}))
+    write_report(small)
+    page = text(small)
+    assert f"AUPRO {100 * result['aupro']:.2f} %" in page and "display copies" not in page
+    assert f"{100 * result['kinds']['hole']['pixel_auroc']:.2f}" in page
+    assert "chosen for a false-alarm rate of at most 5 % on 40 held-out normal pictures." in page
+    assert result["threshold"]["promise"].rstrip(".") in page
+    assert "Maps are outlined at a threshold of their own, 0.625." in page
+    assert "about.regions" in page and "Not defined" not in page
 
 
 def test_nan_scores_and_missing_maps_are_said(small):
