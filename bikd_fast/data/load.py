@@ -1,30 +1,22 @@
 """Samples to tensors: decoded on threads, resized once, kept as uint8 in memory or in a mapped file."""
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torchvision.transforms.v2 import functional as F
-from tqdm import tqdm
 
 from bikd_fast.data.cache import open_mapped, picture_key, write_mapped
 from bikd_fast.data.decode import decode_image, decode_mask, picture_size
 from bikd_fast.data.embedded import cache_folder
 from bikd_fast.data.errors import DataError
 from bikd_fast.data.samples import Sample
+from bikd_fast.data.threads import on_threads
 
 OnBadImage = Literal["error", "skip"]
 Skipped = list[tuple[Path, str]]
-
-
-def default_threads() -> int:
-    """The cores this process may use, at most 16."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(16, cores)
 
 
 def load_image(path: Path, size: int) -> torch.Tensor:
@@ -88,7 +80,7 @@ def _fill(
             return error
         return None
 
-    results = list(_on_threads(load, len(samples), threads, "reading pictures"))
+    results = list(on_threads(load, len(samples), "reading pictures", threads))
     reasons = {i: str(error) for i, error in enumerate(results) if error is not None}
     good = [i for i, error in enumerate(results) if error is None]
     if reasons and not good:
@@ -116,13 +108,4 @@ def load_masks(
             raise DataError(f"{sample.path}: a defect without a mask. Add its mask, or measure pictures only.")
         return np.zeros((height, width), dtype=bool)
 
-    return list(_on_threads(load, len(samples), threads, "reading masks"))
-
-
-def _on_threads(work: Callable[[int], Any], count: int, threads: int | None, name: str) -> Iterator[Any]:
-    """work(0), work(1), ... in order; the first error ends it. A bar is drawn on a terminal when it takes long."""
-    pool = ThreadPoolExecutor(threads or default_threads())
-    try:
-        yield from tqdm(pool.map(work, range(count)), total=count, desc=name, delay=3, leave=False, disable=None)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return list(on_threads(load, len(samples), "reading masks", threads))

@@ -1,7 +1,8 @@
 """Samples become tensors in order; bad ones are told or counted; the mapped cache serves what decoding would."""
 
-import multiprocessing
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
 import bikd_fast.data.load as load
-from bikd_fast.data import DataError, Sample, load_images, load_masks
+from bikd_fast.data import DataError, Sample, decode_image, load_images, load_masks
 
 
 @pytest.fixture
@@ -156,17 +157,18 @@ def test_cache_folder_that_cannot_be_written(samples, tmp_path):
         mapped(samples, tmp_path / "file" / "cache")
 
 
-def _sum_of(samples, folder, queue):
-    queue.put(int(mapped(samples, folder)[0].sum()))
+def test_two_at_once_decode_once(samples, tmp_path, monkeypatch):
+    """Each opens the lock file for itself, so threads exclude each other just as processes do."""
+    decoded = []
 
+    def slow(path):
+        decoded.append(path)
+        time.sleep(0.02)
+        return decode_image(path)
 
-def test_two_processes_share_one_cache(samples, tmp_path):
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    both = [context.Process(target=_sum_of, args=(samples, tmp_path / "cache", queue)) for _ in range(2)]
-    for process in both:
-        process.start()
-    sums = [queue.get(timeout=60) for _ in both]
-    for process in both:
-        process.join(60)
-    assert sums == [150 * 3 * 16] * 2 and len(cache_files(tmp_path / "cache")) == 2
+    monkeypatch.setattr(load, "decode_image", slow)
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: mapped(samples, tmp_path / "cache")[0], range(2)))
+    assert torch.equal(*both) and values(both[0]) == [0, 10, 20, 30, 40, 50]
+    assert sorted(decoded) == sorted(s.path for s in samples)
+    assert len(cache_files(tmp_path / "cache")) == 2

@@ -3,9 +3,9 @@
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from bikd_fast.data.embedded.sources import Parts, read_parts
 from bikd_fast.data.embedded.surfaces import brick, grass, gravel, tiles
 from bikd_fast.data.errors import DataError
 from bikd_fast.data.lock import alone
+from bikd_fast.data.threads import on_threads
 
 VERSION = 4  # raise it whenever a picture would come out differently: the folder's name follows
 SEED = 20260
@@ -78,6 +79,7 @@ def ensure_textures(root: Path | None = None) -> Path:
         home.mkdir(parents=True, exist_ok=True)
         with alone(home / f".textures-v{VERSION}.lock"):
             if not (folder / "about.json").is_file():
+                print(f"writing the embedded data set to {folder}, once, in about ten seconds", file=sys.stderr)
                 _write_whole(home, folder)
     except OSError as error:
         raise DataError(
@@ -116,16 +118,15 @@ def write_textures(folder: Path) -> None:
             (folder / category / "ground_truth" / kind).mkdir(parents=True, exist_ok=True)
     parts = {split: read_parts(split) for split in ("train", "test")}
 
-    def write(job: tuple[str, str, str, int]) -> None:
-        category, split, kind, index = job
+    def write(number: int) -> None:
+        category, split, kind, index = jobs[number]
         picture, mask = render(category, split, kind, index, parts[split])
         Image.fromarray(picture).save(folder / category / split / kind / f"{index:03d}.png", compress_level=1)
         if mask is not None:
             truth = folder / category / "ground_truth" / kind / f"{index:03d}_mask.png"
             Image.fromarray(mask.astype(np.uint8) * 255).save(truth, compress_level=1)
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for _ in pool.map(write, jobs):
-            pass
+    for _ in on_threads(write, len(jobs), "writing the embedded pictures"):
+        pass
     about = {"version": VERSION, "seed": SEED, "categories": list(CATEGORIES), "pictures": len(jobs)}
     (folder / "about.json").write_text(json.dumps(about, indent=1) + "\n")
