@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from bikd_fast.data import DataError, decode_image, decode_mask
 from bikd_fast.report.judge import FALSE_ALARM, MISSED, errors, outcomes
 from bikd_fast.report.overlay import heat_range
 from bikd_fast.report.pictures import fit, heat_uri, map_outline, mask_outline, picture_uri
@@ -79,19 +78,25 @@ def find_file(path: str, base: Path) -> Path:
 
 
 def read_mask(found: Predictions, at: int, base: Path, shape: tuple[int, int] | None) -> np.ndarray | None:
-    """bool (H, W) of a defect; None where it has no mask file. Raises DataError where the file can't be read."""
-    return decode_mask(find_file(found.mask_path[at], base), shape) if found.mask_path[at] else None
+    """bool (H, W) of a defect; None where it has no mask file. Raises DataError (a ValueError) where the file can't be read."""
+    if not found.mask_path[at]:
+        return None
+    from bikd_fast.data import decode_mask  # not above: it brings torch, which overlays and tables do without
+
+    return decode_mask(find_file(found.mask_path[at], base), shape)
 
 
 def _card(found: Predictions, at: int, base: Path, outcome: str, error: float, low: float, high: float) -> Card:
+    from bikd_fast.data import decode_image  # not above: as in read_mask
+
     notes, picture, mask, heat, outline = [], None, None, "", ""
     try:
         picture = decode_image(find_file(found.path[at], base))
-    except (DataError, OSError, ValueError):
+    except (OSError, ValueError):
         notes.append("picture not readable: moved or removed since the run")
     try:
         mask = read_mask(found, at, base, None if picture is None else picture.shape[:2])
-    except (DataError, OSError, ValueError):
+    except (OSError, ValueError):
         notes.append("ground-truth mask not readable")
     shape = picture.shape if picture is not None else mask.shape if mask is not None else (SIDE, SIDE)
     size = fit(shape[1], shape[0], SIDE)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from bikd_fast.data import DataError
 from bikd_fast.report import charts
 from bikd_fast.report.curves import count_pixels, image_curves, pixel_curves, recorded_curves, thin
 from bikd_fast.report.gallery import Card, make_cards, read_mask
@@ -138,7 +137,7 @@ def _metric_charts(
         try:
             drawn = pixel_curves(count_pixels(_pairs(found, base)), limit)
             curves |= {name if name == "pro" else f"pixel_{name}": curve for name, curve in drawn.items()}
-        except (DataError, OSError, ValueError) as problem:
+        except (OSError, ValueError) as problem:
             notes.append(f"{category.name}: no pixel curves, a ground-truth mask could not be read ({problem}).")
     curves |= recorded
     result = []
