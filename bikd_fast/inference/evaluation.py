@@ -18,6 +18,7 @@ from bikd_fast.metrics import evaluate
 from bikd_fast.models.detector import Detector
 from bikd_fast.report.overlay import draw_overlay, heat_range
 
+PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1max", "pixel_f1max_threshold", "aupro")
 DISPLAY_SIDE = 128  # of the maps kept for looking at, in pixels
 
 
@@ -42,7 +43,7 @@ def evaluate_category(detector: Detector, category: Category, data: DataConfig, 
         curves=200,
     )
     if not measured:
-        result.update({key: math.nan for key in ("pixel_auroc", "pixel_ap", "pixel_f1max", "pixel_f1max_threshold", "aupro")})
+        result.update(dict.fromkeys(PIXEL_METRICS, math.nan))
     result["threshold"] = detector.about.get("threshold", {})
     result["skipped"] = [{"path": str(path), "reason": reason} for path, reason in skipped]
     _write_predictions(folder / "predictions.npz", samples, outputs, detector)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from bikd_kernels import anomaly_map
@@ -19,6 +19,9 @@ from bikd_fast.errors import UserError
 from bikd_fast.models.backbone import Backbone
 from bikd_fast.models.students import STUDENTS
 from bikd_fast.models.teacher import Adapter
+
+if TYPE_CHECKING:
+    from bikd_fast.inference.prediction import Prediction
 
 FILE_NAME = "detector.safetensors"
 FORMAT = 1
@@ -89,6 +92,17 @@ class Detector(nn.Module):
     def device(self) -> torch.device:
         """Where its weights are."""
         return self.threshold.device
+
+    def predict(self, images: Any) -> Prediction:
+        """Scores, maps, labels and masks of pictures: paths, Pillow pictures, arrays (H, W, 3), tensors (3, H, W), one or many.
+
+        Raises:
+            DataError: a file is no readable picture.
+            InputError: something else is no picture.
+        """
+        from bikd_fast.inference.prediction import predict
+
+        return predict(self, images)
 
     def save(self, path: Path) -> None:
         """Write one safetensors file (weights, thresholds, settings as JSON metadata); a folder gets ``detector.safetensors``.

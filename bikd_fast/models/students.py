@@ -17,7 +17,7 @@ from bikd_fast.models.blocks import ChannelNorm, Upsample, downsample, stage
 
 
 def _round8(x: float) -> int:
-    return max(8, int(round(x / 8)) * 8)
+    return max(8, round(x / 8) * 8)
 
 
 class Decoder(nn.Module):

@@ -45,7 +45,7 @@ def load_weights(net: nn.Module, name: str, source: str) -> None:
 def _load(net: nn.Module, state: dict[str, torch.Tensor], name: str, source: str) -> None:
     wanted = net.state_dict()
     state = {_plain(key): value for key, value in state.items()}
-    flat = {key.replace(".", "_"): value for key, value in state.items()}  # features_only flattens layer1.0 to layer1_0 in some nets
+    flat = {key.replace(".", "_"): value for key, value in state.items()}  # some features_only nets flatten layer1.0 to layer1_0
     fitted, missing = {}, []
     for key, value in wanted.items():
         found = state.get(key, flat.get(key.replace(".", "_")))

@@ -209,12 +209,15 @@ def make_visible(
     inside = alpha > 0.5 * opacity
     seen = (((content - images).abs().amax(0) * alpha) > SEEN) & inside
     counts = images.new_zeros(3, batch)
-    sums = torch.stack((inside.sum(1).float(), seen.sum(1).float(), (images.mean(0) * inside).sum(1)))
+    light = (images.mean(0) * 64).round()  # whole numbers add up exactly, in whatever order
+    sums = torch.stack((inside.sum(1).float(), seen.sum(1).float(), (light * inside).sum(1)))
     counts.index_add_(1, pixels.sample, sums)
     area, changed, brightness = counts
     least = SEEN_PIXELS * (size / 256) ** 2
     enough = torch.minimum(SMALL_SHARE * area, (SEEN_SHARE * area).clamp(min=least))
     weak = (changed < enough)[pixels.sample].view(-1, 1)
-    bright = (brightness > 0.5 * area)[pixels.sample].view(-1, 1)
-    plain = images + (torch.where(bright, 0.0, 1.0) - images) * PLAIN_SHIFT
+    bright = (brightness > 32 * area)[pixels.sample].view(-1, 1)
+    level = images.mean(0)
+    darker = torch.where(bright, level > 0.2, level > 0.8)  # a pixel that is dark already in a bright place turns bright
+    plain = images + (torch.where(darker, 0.0, 1.0) - images) * PLAIN_SHIFT
     return torch.where(weak, plain, content)

@@ -103,7 +103,7 @@ def draw_places(keys: Tensor, stream: int, cumulative: Tensor | None, size: int)
         place = margin + u[:, :2] * (size - 1 - 2 * margin)
         return place[:, :1], place[:, 1:]
     grid = size // BLOCK
-    block = torch.searchsorted(cumulative, u[:, 2:] * cumulative[:, -1:], right=True).clamp(max=grid * grid - 1)
+    block = torch.searchsorted(cumulative.contiguous(), u[:, 2:] * cumulative[:, -1:], right=True).clamp(max=grid * grid - 1)
     y = (torch.div(block, grid, rounding_mode="floor") + u[:, :1]) * BLOCK
     x = (block % grid + u[:, 1:2]) * BLOCK
     return y - 0.5, x - 0.5

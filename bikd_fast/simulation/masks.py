@@ -4,6 +4,7 @@ Everything is first laid out on a coarse grid of BLOCK-pixel blocks; pixels are 
 inside (on the CPU), or in all of them (on a GPU, where asking how many would stall the device).
 """
 
+import math
 from math import pi
 from typing import NamedTuple, TypeVar
 
@@ -15,7 +16,10 @@ from .kinds import Draw
 from .random import uniform
 
 BLOCK = 4  # pixels a side of a block
+FINEST_CELL = 8  # pixels a side of the finest Perlin cells: 2^5 of them across 256 pixels
 CELL = 16  # pixels a side of a position of the coarsest level
+POSITION_BLOCKS = 11  # of the 16 blocks of one coarsest position lie inside, so that half of it does after feathering
+LEAST_BLOCKS = 24  # inside in all
 REACH = 0.55 * BLOCK  # pixels from a block's centre to its corner pixels, and a little
 LATTICE = 256  # gradients a side of the bank that Perlin lattices are cut from, a power of 2
 
@@ -33,7 +37,6 @@ class Outline(NamedTuple):
     wave: Tensor
     cycles: Tensor
     phase: Tensor
-    steep: Tensor  # >= 1, bounds how much bending exaggerates distances
     box: Tensor  # bool
     noisy: Tensor  # bool
     fall: Tensor  # fall-off of depth with distance from the centre, noisy outlines
@@ -113,8 +116,10 @@ def base_depth(o: Outline, y: Tensor, x: Tensor) -> Tensor:
     u = o.cos * dx + o.sin * dy
     v = o.cos * dy - o.sin * dx
     t = u / o.length
-    bent = v - o.sag * (t * t - 0.33) - o.wave * torch.sin(o.cycles * pi * t + o.phase)
-    side = bent.abs() / o.steep
+    turn = o.cycles * pi * t + o.phase
+    bent = v - o.sag * (t * t - 0.33) - o.wave * turn.sin()
+    slope = (2 * o.sag * t + o.wave * o.cycles * pi * turn.cos()) / o.length
+    side = bent.abs() * torch.rsqrt(1 + slope * slope)  # about the distance, so that a line is as thick uphill
     box = torch.minimum(o.length - u.abs(), o.width - side)
     ellipse = o.width * (1 - torch.sqrt(t * t + (side / o.width) ** 2))
     fall = -o.fall * torch.sqrt(dy * dy + dx * dx)
@@ -135,7 +140,7 @@ def draw_outlines(
 
     A primitive's area is the drawn coverage of the picture unless its kind gives a width. Noise is cut at the level
     that gives the drawn coverage of the foreground, and at a lower one where no position of the coarsest level would be
-    half covered: what redrawing until it covers enough would find, without the loop.
+    covered: what redrawing until it covers enough would find, without the loop.
     """
     grid = size // BLOCK
     scale = size / 256
@@ -147,18 +152,19 @@ def draw_outlines(
     width = draw["width"] * (scale * size_factor)
     shape_factor = torch.where(draw.on("box"), 4.0, pi)
     from_share = (share * size * size / (shape_factor * stretch)).sqrt().clamp(min=8)
-    width = torch.where(width > 0, width.clamp(min=1.0), from_share)
+    thinnest = torch.where(draw["aspect"] < 1.5, 2.5, 1.1)  # what the clean-up does not take for a speck
+    width = torch.where(width > 0, torch.maximum(width, thinnest), from_share)
     length = torch.minimum(width * stretch, torch.full_like(width, 0.45 * size))
     width = torch.minimum(width, length)
     sag, wave = draw["sag"] * length, draw["wave"] * length
-    slope = (2 * sag.abs() + wave.abs() * draw["cycles"] * pi) / length
     noisy = draw.on("noisy")
-    ey, ex = draw["exponent_y"].floor(), draw["exponent_x"].floor()
+    finest = math.log2(size / FINEST_CELL)
+    ey, ex = (draw[name].floor().clamp(max=finest) for name in ("exponent_y", "exponent_x"))
     noise = perlin(keys, ey, ex, grid, bank)
     cell = 0.7 * size / 2 ** torch.maximum(ey, ex)
     outline = Outline(
         center_y=center[0], center_x=center[1], cos=angle.cos(), sin=angle.sin(), length=length, width=width,
-        sag=sag, wave=wave, cycles=draw["cycles"], phase=u[:, 1:] * (2 * pi), steep=(1 + slope * slope).sqrt(),
+        sag=sag, wave=wave, cycles=draw["cycles"], phase=u[:, 1:] * (2 * pi),
         box=draw.on("box"), noisy=noisy, fall=draw["local"].clamp(min=0) * cell / size,
         amplitude=torch.where(noisy, cell, draw["wobble"].clamp(min=0) * width), level=torch.zeros_like(width),
         peak=width, noise=noise,
@@ -177,15 +183,15 @@ def _cut(o: Outline, share: Tensor, greatest: float, object_grid: Tensor | None,
         usable = object_grid.flatten(1).sum(1, keepdim=True)
     else:
         usable = torch.full_like(share, grid * grid)
-    at_least = (CELL // BLOCK) ** 2
+    at_least = LEAST_BLOCKS
     ranked = value.topk(min(grid * grid, max(at_least + 1, int(greatest * grid * grid) + 1)), dim=1).values
     rank = (share * usable).long().clamp(at_least, ranked.shape[1] - 1)
     wanted = ranked.gather(1, rank)
     side = CELL // BLOCK
     cells = value.view(b, grid // side, side, grid // side, side).transpose(2, 3).flatten(3)
-    half = cells.kthvalue(side * side // 2, dim=-1).values.flatten(1).amax(1, keepdim=True)
-    smallest = ranked[:, at_least : at_least + 1]
-    level = torch.minimum(wanted, torch.where(half.isfinite(), half, smallest))
+    covers = cells.kthvalue(side * side - POSITION_BLOCKS, dim=-1).values.flatten(1).amax(1, keepdim=True)
+    covers = torch.maximum(covers, ranked[:, -1:])  # but never more than the greatest coverage
+    level = torch.minimum(wanted, torch.where(covers.isfinite(), covers, ranked[:, at_least : at_least + 1]))
     level = torch.where(level.isfinite(), level, torch.where(value.isfinite(), value, torch.inf).amin(1, keepdim=True))
     return level, (ranked[:, :1] - level).clamp(min=0.5)
 

@@ -58,6 +58,7 @@ class Simulator:
             raise ValueError(f"foreground must be {(len(pool), size, size)}, got {tuple(foreground.shape)}")
         self.config = config
         self.size = size
+        self.compact = not pool.is_cuda  # compute only pixels inside outlines: asking how many stalls a GPU
         if not config.foreground:
             foreground = None
         elif foreground is None:
@@ -96,7 +97,6 @@ class Simulator:
     def _draw(self, images: Tensor, index: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Depth (B, S, S), content (B, 3, S, S) where depth > 0, opacity (B,), feather (B,), kind (B,)."""
         config, size, b = self.config, self.size, len(images)
-        compact = not images.is_cuda
         draw = draw_kinds(keys, self._tables)
         grids = None if self._object_grids is None else self._object_grids[index]
         cumulative = None if self._seats is None else self._seats[index]
@@ -110,7 +110,7 @@ class Simulator:
         feather = (low + draw["feather"] * (high - low)) * (size / 256)
         feather = torch.where(draw.on("soft"), 0.9 * outline.peak, torch.minimum(feather, 0.8 * outline.peak))
 
-        pixels = pixels_inside(outline, grids, size, compact)
+        pixels = pixels_inside(outline, grids, size, self.compact)
         of_block = rows_of(outline, pixels.sample)
         depth = pixel_depth(of_block, pixels)
         plane = pixels.sample.unsqueeze(1) * (size * size) + pixels.flat
@@ -118,7 +118,7 @@ class Simulator:
             on_object = self.foreground.view(-1)[index[pixels.sample].unsqueeze(1) * (size * size) + pixels.flat]
             depth = torch.where(on_object, depth, -1.0)
         of_fill = rows_of(fill, pixels.sample)
-        content = render(images, images_low, self._sources, of_fill, of_block, pixels, depth, compact)
+        content = render(images, images_low, self._sources, of_fill, of_block, pixels, depth, self.compact)
         channel = torch.arange(3, device=images.device).view(3, 1, 1) * (size * size)
         where = plane + pixels.sample.unsqueeze(1) * (2 * size * size) + channel
         alpha = opacity[pixels.sample] * ramp(depth, feather[pixels.sample])

@@ -52,7 +52,7 @@ def read_user_config(path: str | None) -> dict[str, Any]:
 
 
 def engine_config(training: TrainingConfig, ranks: Ranks, dtype: torch.dtype, user: dict[str, Any]) -> dict[str, Any]:
-    """DeepSpeed's configuration: the user's keys where given, ours elsewhere; the global batch stays what it is at any world size."""
+    """DeepSpeed's configuration: the user's keys where given, ours elsewhere; the global batch is fixed."""
     ours: dict[str, Any] = {
         "train_batch_size": training.batch_size,
         "gradient_accumulation_steps": training.accumulation,

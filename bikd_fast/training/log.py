@@ -27,7 +27,7 @@ class Log:
         self.since = time.perf_counter()
 
     def add(self, loss: torch.Tensor, terms: dict[str, torch.Tensor], preparing: float, computing: float, pictures: int) -> None:
-        """Take in one micro-batch: its loss, its terms, seconds of preparing the inputs and of computing, pictures over all ranks."""
+        """Take in one micro-batch: its loss, its terms, seconds spent, pictures over all ranks."""
         for name, value in {"loss": loss.detach(), **terms}.items():
             self.sums[name] = self.sums[name] + value.float() if name in self.sums else value.float()
         self.batches += 1

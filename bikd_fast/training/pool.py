@@ -20,7 +20,9 @@ class Pool:
         cache: whether features may be cached at all.
     """
 
-    def __init__(self, pictures: torch.Tensor, backbone: Backbone, device: torch.device, dtype: torch.dtype, cache: bool = True) -> None:
+    def __init__(
+        self, pictures: torch.Tensor, backbone: Backbone, device: torch.device, dtype: torch.dtype, cache: bool = True
+    ) -> None:
         self.device, self.dtype, self.backbone = device, dtype, backbone
         self.pictures = pictures.to(device)
         self.features: list[torch.Tensor] | None = None

@@ -113,7 +113,7 @@ def _claim(run: Path, config: RunConfig) -> None:
     stamp = run / ".settings"
     if mark.is_file() and config.resume == "auto" and stamp.is_file() and stamp.read_text() != print_of:
         raise ConfigError(
-            f"output: {run} holds a run of other settings (see {mark}). Give another --output, or --resume never to start anew there."
+            f"output: {run} holds a run of other settings (see {mark}). Give another --output, or --resume never to start anew."
         )
     if config.resume == "never":
         for old in [*run.glob(FILE_NAME), *run.glob(f"*/{FILE_NAME}"), *run.glob("checkpoints/*"), *run.glob("*/checkpoints/*")]:

@@ -35,16 +35,16 @@ def phase(step: int, training: TrainingConfig, objective: ObjectiveConfig, adapt
     The first part is forward only, then beta ramps in linearly, then both directions run; in the last part the teacher is
     frozen and the student runs at a tenth of its rate. Rates warm up linearly and fall by a half cosine to a tenth.
     """
-    progress = step / training.steps
-    warm = min(1.0, (step + 1) / max(1.0, training.warmup * training.steps))
-    last = 1 - training.teacher_frozen
-    if progress >= last:
+    total = training.steps
+    begin, end = round(training.forward_only * total), round((1 - training.teacher_frozen) * total)
+    ramp = round(training.ramp * total)
+    if step >= end:
         return Phase("frozen", 0.0, 0.1, 0.0)
-    cosine = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress / last))
-    if not adapter or objective.beta == 0 or progress < training.forward_only:
+    warm = min(1.0, (step + 1) / max(1.0, training.warmup * total))
+    cosine = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / end))
+    if not adapter or objective.beta == 0 or step < begin:
         return Phase("forward", 0.0, warm * cosine, 0.0)
-    into = progress - training.forward_only
-    if into < training.ramp:
-        share = (into + 1 / training.steps) / training.ramp
-        return Phase("ramp", objective.beta * min(1.0, share), warm * cosine, min(1.0, share) * cosine)
+    if step < begin + ramp:
+        share = (step - begin + 1) / (ramp + 1)
+        return Phase("ramp", objective.beta * share, warm * cosine, share * cosine)
     return Phase("both", objective.beta, warm * cosine, cosine)

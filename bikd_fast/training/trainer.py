@@ -87,7 +87,8 @@ class Trainer:
     def _step(self, now: Phase) -> None:
         training = self.config.training
         if "scheduler" not in self.user:
-            engines.set_rates(self.engine, {"student": training.lr_student * now.student, "teacher": training.lr_teacher * now.teacher})
+            rates = {"student": training.lr_student * now.student, "teacher": training.lr_teacher * now.teacher}
+            engines.set_rates(self.engine, rates)
         for batch in self.sampler.batches(self.step):
             started = time.perf_counter()
             inputs = self._inputs(batch, now)

@@ -1,0 +1,123 @@
+"""The frozen backbone: levels, folding, weights from every source, errors."""
+
+import pytest
+import timm
+import torch
+from bikd_fast.models.backbone import Backbone
+from bikd_fast.models.weights import WeightsError
+from PIL import Image
+from safetensors.torch import save_file
+
+
+@pytest.mark.parametrize(("name", "channels"), [("tf_efficientnet_lite0", (24, 40, 112)), ("resnet18", (64, 128, 256))])
+def test_levels_have_the_strides_asked_for(name, channels):
+    backbone = Backbone(name)
+    assert backbone.channels == channels and backbone.strides == (4, 8, 16)
+    levels = backbone(torch.rand(1, 3, 64, 96))
+    assert [tuple(f.shape) for f in levels] == [(1, c, 64 // s, 96 // s) for c, s in zip(channels, (4, 8, 16))]
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18"])
+def test_folding_keeps_the_function(name):
+    torch.manual_seed(0)
+    backbone = Backbone(name)
+    for module in backbone.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # statistics as of a trained network, not the identity
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.5, 2)
+            module.weight.data.uniform_(0.5, 1.5)
+    x = torch.rand(2, 3, 64, 64)
+    before = backbone(x)
+    backbone.fold()
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in backbone.modules())
+    for a, b in zip(before, backbone(x)):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-3 * a.abs().max().item())
+
+
+def test_stays_frozen_and_in_eval_mode():
+    backbone = Backbone("resnet18").train()
+    assert not backbone.training and not any(m.training for m in backbone.modules())
+    assert not any(p.requires_grad for p in backbone.parameters())
+
+
+def test_offline_weights_are_the_trained_ones():
+    """The package's tensors land on the right layers: the whole classifier recognises a cup of coffee."""
+    import skimage.data
+    from bikd_fast.models.weights import _offline_state
+
+    net = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    state = _offline_state(net, "tf_efficientnet_lite0")
+    net.load_state_dict(state, strict=False)
+    picture = Image.fromarray(skimage.data.coffee()).resize((224, 224))
+    x = torch.from_numpy(__import__("numpy").array(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    with torch.no_grad():
+        top = net(x).topk(5).indices[0].tolist()
+    assert 967 in top  # ImageNet's espresso
+
+
+def test_vision_transformers_give_three_levels_of_one_stride():
+    backbone = Backbone("vit_tiny_patch16_224", image_size=64)
+    assert backbone.strides == (16, 16, 16)
+    assert [tuple(f.shape) for f in backbone(torch.rand(1, 3, 64, 64))] == [(1, 192, 4, 4)] * 3
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_weights_from_a_file(tmp_path, suffix):
+    torch.manual_seed(1)
+    state = timm.create_model("resnet18", pretrained=False).state_dict()
+    path = tmp_path / f"weights{suffix}"
+    save_file(state, path) if suffix == ".safetensors" else torch.save({"state_dict": state}, path)
+    loaded = Backbone("resnet18").load(str(path))
+    x = torch.rand(1, 3, 64, 64)
+    torch.manual_seed(1)
+    same = timm.create_model("resnet18", pretrained=False, features_only=True, out_indices=(1, 2, 3)).eval()
+    same.load_state_dict(state, strict=False)
+    for a, b in zip(loaded(x), same(loaded.normalise(x))):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-3)
+
+
+def test_a_file_that_holds_code_is_refused_not_run(tmp_path):
+    marker = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self):
+            return (marker.touch, ())
+
+    torch.save({"x": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(WeightsError, match=r"evil\.pth"):
+        Backbone("resnet18").load(str(tmp_path / "evil.pth"))
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "said"), [("missing.safetensors", "no file missing"), ("offline", "offline weights exist for tf_efficientnet_lite0")]
+)
+def test_errors_name_the_source(source, said):
+    with pytest.raises(WeightsError, match=said):
+        Backbone("resnet18").load(source)
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    save_file(timm.create_model("resnet34", pretrained=False).state_dict(), tmp_path / "r34.safetensors")
+    Backbone("resnet34").load(str(tmp_path / "r34.safetensors"))
+    with pytest.raises(WeightsError, match="does not fit wide_resnet50_2"):
+        Backbone("wide_resnet50_2").load(str(tmp_path / "r34.safetensors"))
+
+
+def test_an_unreachable_hub_names_the_two_other_ways(monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("timm.models.load_state_dict_from_hf", refuse)
+    with pytest.raises(WeightsError, match=r"--model\.weights FILE.*--model\.teacher tf_efficientnet_lite0"):
+        Backbone("resnet18").load("hub")
+
+
+def test_an_unknown_backbone_names_close_ones():
+    with pytest.raises(WeightsError, match="resnet18"):
+        Backbone("resnet18x")
+
+
+def test_a_stride_that_does_not_exist():
+    with pytest.raises(WeightsError, match=r"model\.strides"):
+        Backbone("resnet18", strides=(4, 8, 64))

@@ -1,0 +1,115 @@
+"""The loop in one process: bit-for-bit repeatable, resumable, and it learns."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from bikd_fast.arguments import parse_run, run_parser
+from bikd_fast.config import ConfigError
+from bikd_fast.training import checkpoint, distributed
+from bikd_fast.training.run import split, train
+from bikd_fast.training.trainer import Trainer
+from conftest import TINY
+from safetensors.torch import load_file
+
+
+@pytest.fixture(scope="module")
+def ranks():
+    yield distributed.start()
+    distributed.stop()
+
+
+def settings(root, output, *extra):
+    options = ["--data.format", "mvtec", "--data.root", str(root), "--data.category", "stripes", "--training.precision", "fp32"]
+    return parse_run(run_parser("test", ""), [*TINY, *options, "--training.steps", "12", "--output", str(output), *extra])
+
+
+def weights(run: Path):
+    return load_file(run / "detector.safetensors")
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) or (a[k].isnan() & b[k].isnan()).all() for k in a)
+
+
+def test_same_seed_same_bits_and_another_seed_others(tiny_mvtec, tmp_path, ranks):
+    runs = [train(settings(tiny_mvtec, tmp_path / n, "--seed", s), ranks) for n, s in (("a", "1"), ("b", "1"), ("c", "2"))]
+    first, again, other = map(weights, runs)
+    assert same(first, again)
+    assert not same(first, other)
+
+
+@pytest.mark.parametrize("student", ["image", "reverse"])
+def test_stopped_and_resumed_it_ends_as_if_undisturbed(tiny_mvtec, tmp_path, ranks, student, monkeypatch):
+    options = ("--model.student", student, "--training.checkpoint_seconds", "1e-9")
+    whole = train(settings(tiny_mvtec, tmp_path / "whole", *options), ranks)
+
+    step = Trainer._step
+
+    def stop_at_seven(self, now):
+        if self.step == 7:
+            raise KeyboardInterrupt
+        step(self, now)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", stop_at_seven)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings(tiny_mvtec, tmp_path / "cut", *options), ranks)
+    newest = sorted((tmp_path / "cut/checkpoints").glob("*.safetensors"))[-1]
+    assert newest.name == "step-00000007.safetensors"
+    resumed = train(settings(tiny_mvtec, tmp_path / "cut", *options), ranks)
+    assert same(weights(whole), weights(resumed))
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path):
+    module = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(module.parameters())
+    module(torch.rand(4, 3)).sum().backward()
+    optimizer.step()
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path, step, module, optimizer, "s", keep=2)
+    files = sorted(tmp_path.glob("*.safetensors"))
+    assert [f.name for f in files] == ["step-00000002.safetensors", "step-00000003.safetensors"]
+    flipped = bytearray(files[1].read_bytes())
+    flipped[-3] ^= 1
+    files[1].write_bytes(flipped)
+    step, tensors, warnings = checkpoint.newest(tmp_path, "s")
+    assert step == 2 and "step-00000003" in warnings[0]
+    fresh = torch.nn.Linear(3, 2)
+    other = torch.optim.AdamW(fresh.parameters())
+    checkpoint.restore(tensors, fresh, other)
+    assert torch.equal(fresh.weight, module.weight)
+    assert torch.equal(other.state[fresh.weight]["exp_avg"], optimizer.state[module.weight]["exp_avg"])
+
+
+def test_a_checkpoint_of_other_settings_is_left_alone(tmp_path):
+    module = torch.nn.Linear(3, 2)
+    checkpoint.save(tmp_path, 1, module, torch.optim.AdamW(module.parameters()), "mine", keep=1)
+    step, _, warnings = checkpoint.newest(tmp_path, "yours")
+    assert step == -1 and "other settings" in warnings[0]
+
+
+def test_a_folder_with_another_run_is_refused(tiny_mvtec, tmp_path, ranks):
+    train(settings(tiny_mvtec, tmp_path / "run"), ranks)
+    with pytest.raises(ConfigError, match=r"holds a run of other settings"):
+        train(settings(tiny_mvtec, tmp_path / "run", "--seed", "5"), ranks)
+    train(settings(tiny_mvtec, tmp_path / "run", "--seed", "5", "--resume", "never"), ranks)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.15, 0.9])
+def test_held_out_pictures_are_never_trained_on(share):
+    training, held_out = split(20, share, seed=0)
+    assert sorted(training + held_out) == list(range(20)) and training
+    assert len(held_out) == min(19, round(20 * share))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("training.steps", "0"), ("objective.beta", "1.5"), ("data.image_size", "100"), ("training.lr_teacher", "0.1"),
+        ("model.bound", "2"), ("map.false_alarms", "-1"), ("data.root", "null"),
+    ],
+)  # fmt: skip
+def test_impossible_settings_name_their_key(tiny_mvtec, tmp_path, ranks, key, value):
+    with pytest.raises(ConfigError, match=key.replace(".", r"\.")):
+        train(settings(tiny_mvtec, tmp_path, f"--{key}", value), ranks)
