@@ -1,7 +1,7 @@
 """Microbenchmarks of the operators: fused against eager, eager under autocast and torch.compile, and a plain copy.
 
     python benchmarks/kernels.py [--ops ...] [--shapes ...] [--batches ...] [--dtypes ...] [--layouts ...]
-                                 [--providers ...] [--seconds 1] [--out benchmarks/results/kernels.csv]
+                                 [--providers ...] [--threads N] [--seconds 1] [--out ...]
 
 Rows are appended. All providers of a case run in one process in rotation: compare rows of one case, not of two
 machines. A provider whose results are off keeps its errors in the row and gets no speed. On a CPU batches are small.
@@ -129,9 +129,12 @@ def main() -> None:
     parser.add_argument("--layouts", nargs="+", choices=["nchw", "nhwc"], default=["nchw", "nhwc"])
     parser.add_argument("--providers", nargs="+", choices=PROVIDERS, default=list(PROVIDERS))
     parser.add_argument("--seconds", type=float, default=0.2 if gpu else 0.5, help="time for each provider of a case")
+    parser.add_argument("--threads", type=int, help="of torch on a CPU; 1 where other work shares the cores")
     parser.add_argument("--device", default="cuda" if gpu else "cpu")
     parser.add_argument("--out", type=Path, default=RESULTS / "kernels.csv")
     options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
     cases = itertools.product(options.ops, options.shapes, options.batches, options.dtypes, options.layouts)
     for op, shape, batch, dtype, layout in cases:
         if op == "simulate" and shape != options.shapes[0]:

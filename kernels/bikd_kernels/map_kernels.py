@@ -85,7 +85,7 @@ def _level(T, S, OUT, BATCH, pid, LEVEL: tl.constexpr, TOTAL: tl.constexpr, EPS:
         tl.store(OUT + b.to(tl.int64) * TOTAL + LEVEL[2] + p, d, mask=p < LEVEL[1])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["BATCH"])
 def discrepancy_kernel(
     TEACHER, STUDENT, OUT, SCORE, BATCH, LEVELS: tl.constexpr, TOTAL: tl.constexpr, START_SCORE: tl.constexpr,
     EPS: tl.constexpr,

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .layout import arranged, is_channels_last
 from .reference.anomaly_map import MapSpec
 from .resample import resample_matrix, windows
 
@@ -34,15 +35,6 @@ class Plan(NamedTuple):
         return -(-self.size[0] // self.block[0]) * -(-self.size[1] // self.block[1])
 
 
-def feature_layout(x: Tensor) -> tuple[Tensor, bool]:
-    """x, dense, and whether it is channels_last; copied to contiguous where it is neither of the two."""
-    if x.is_contiguous():
-        return x, x.shape[1] == 1
-    if x.is_contiguous(memory_format=torch.channels_last):
-        return x, True
-    return x.contiguous(), False
-
-
 def discrepancy_tiles(channels: int, positions: int, channels_last: bool) -> tuple[int, int]:
     """BLOCK_C, BLOCK_P: some 2048 elements a step, rows of at least 64 bytes, and few steps where channels are many."""
     if channels_last:
@@ -60,13 +52,14 @@ def discrepancy_levels(
     blocks = 0
     starts = np.cumsum([0, *(t.shape[2] * t.shape[3] for t in teacher)]).tolist()
     order = sorted(range(len(teacher)), key=lambda l: -teacher[l].shape[1])
-    laid = [(*feature_layout(teacher[l]), *feature_layout(student[l])) for l in order]
-    for l, (t, t_last, _, s_last) in zip(order, laid):
-        positions = t.shape[2] * t.shape[3]
-        block_c, block_p = discrepancy_tiles(t.shape[1], positions, t_last and s_last)
-        levels.append((t.shape[1], positions, starts[l], blocks, t_last, s_last, block_c, block_p))
+    for l in order:
+        channels, positions = teacher[l].shape[1], teacher[l].shape[2] * teacher[l].shape[3]
+        t_last, s_last = is_channels_last(teacher[l]), is_channels_last(student[l])
+        block_c, block_p = discrepancy_tiles(channels, positions, t_last and s_last)
+        levels.append((channels, positions, starts[l], blocks, t_last, s_last, block_c, block_p))
         blocks += -(-positions // block_p)
-    return [x[0] for x in laid], [x[2] for x in laid], tuple(levels), blocks
+    dense = [[arranged(x[l], is_channels_last(x[l])) for l in order] for x in (teacher, student)]
+    return dense[0], dense[1], tuple(levels), blocks
 
 
 @lru_cache(maxsize=64)
