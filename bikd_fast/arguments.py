@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
 from bikd_fast.config import RunConfig
+from bikd_fast.errors import guarded
+
+__all__ = ["guarded", "join_lists", "load_run", "parse_run", "run_config", "run_parser"]
 
 _LISTS = ("--data.category", "--model.strides")
 
@@ -64,17 +67,3 @@ def join_lists(arguments: Sequence[str]) -> list[str]:
             split = [part for v in values for part in v.split(",") if part]
             joined += [name, json.dumps([int(p) if name == "--model.strides" and p.isdigit() else p for p in split])]
     return joined
-
-
-def guarded(main: Callable[[], int | None]) -> int:
-    """Run an entry point; an expected error becomes one clear line on stderr and exit code 2, Ctrl-C exit code 130."""
-    from bikd_fast.errors import UserError
-
-    try:
-        return main() or 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130

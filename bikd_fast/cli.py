@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from bikd_fast.arguments import guarded
+from bikd_fast.errors import guarded
 
 COMMANDS = {
     "train": "train a detector from good pictures",
     "evaluate": "measure the detectors of a run on its labelled pictures",
+    "predict": "find defects in pictures, folders, videos",
 }
 
 

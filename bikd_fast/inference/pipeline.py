@@ -1,0 +1,83 @@
+"""Reading ahead: items are loaded on threads while the network runs, in order, with a bounded number held at once."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from bikd_fast.data.threads import default_threads
+
+Item = TypeVar("Item")
+Loaded = TypeVar("Loaded")
+_END = object()
+
+
+def in_batches(
+    items: Iterable[Item],
+    load: Callable[[Item], Loaded],
+    batch: int,
+    *,
+    first: int | None = None,
+    live: bool = False,
+    ahead: int | None = None,
+) -> Iterator[list[Loaded]]:
+    """Lists of up to ``batch`` loaded items, in the order of the items; an error of an item or of ``load`` is raised in its turn.
+
+    Args:
+        items: read on a thread of its own, so that it may block (a pipe, a camera).
+        load: run on threads, several items at a time.
+        first: length of the first list, so that a first result need not wait for a whole batch.
+        live: hand over what is ready instead of waiting until a batch is full.
+        ahead: items loaded or waiting at most, besides those handed over; default two batches.
+    """
+    waiting: queue.Queue[Future[Loaded] | object] = queue.Queue(maxsize=2 * batch if ahead is None else max(1, ahead))
+    stop = threading.Event()
+    pool = ThreadPoolExecutor(default_threads(), thread_name_prefix="load")
+
+    def put(entry: Future[Loaded] | object) -> bool:
+        while not stop.is_set():
+            try:
+                waiting.put(entry, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def feed() -> None:
+        try:
+            for item in items:
+                if stop.is_set() or not put(pool.submit(load, item)):
+                    return
+        except BaseException as error:
+            failed: Future[Loaded] = Future()
+            failed.set_exception(error)
+            put(failed)
+        put(_END)
+
+    threading.Thread(target=feed, name="feed", daemon=True).start()  # daemon: it may be blocked in a pipe for ever
+    try:
+        wanted = batch if first is None else first
+        while (loaded := _take(waiting, wanted, live))[0]:
+            yield loaded[0]
+            if loaded[1]:
+                return
+            wanted = batch
+    finally:
+        stop.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _take(waiting: queue.Queue, wanted: int, live: bool) -> tuple[list, bool]:
+    """Up to ``wanted`` results, and whether the end was reached."""
+    taken: list = []
+    while len(taken) < wanted:
+        if live and taken and waiting.empty():
+            return taken, False
+        entry = waiting.get()
+        if entry is _END:
+            return taken, True
+        taken.append(entry.result())
+    return taken, False

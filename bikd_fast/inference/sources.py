@@ -1,0 +1,125 @@
+"""What the words of a command line stand for: files, folders, globs, a list on standard input, videos, cameras."""
+
+from __future__ import annotations
+
+import glob
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+
+from bikd_fast.data.listing import SUFFIXES
+from bikd_fast.errors import UserError
+from bikd_fast.inference.inputs import pixels
+from bikd_fast.inference.video import VIDEO_SUFFIXES, camera_index, camera_name, frames
+
+
+class SourceError(UserError):
+    """An input is not there, or holds no pictures; the message names it."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One picture to look at.
+
+    name: what it is called in the results: its path as given, FILE#FRAME for a frame.
+    stem: its relative path in output folders, without suffix; unique within a run of the command.
+    read: gives its pixels, uint8 (3, H, W).
+    """
+
+    name: str
+    stem: str
+    read: Callable[[], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """count: of the pictures, None where it cannot be known. live: pictures come in their own time (a pipe, a camera)."""
+
+    sources: Iterable[Source]
+    count: int | None
+    live: bool
+
+
+def expand(words: list[str], *, every: int = 1, stdin: TextIO | None = None) -> Inputs:
+    """Pictures named by words: a file, a folder (searched to the bottom), a glob, a video, ``camera:N``, or ``-`` (paths on stdin).
+
+    every: of a video or camera, only each ``every``-th frame.
+
+    Raises:
+        SourceError: a word stands for nothing, or for a folder or glob without pictures.
+    """
+    parts: list[Any] = []
+    count: int | None = 0
+    live = False
+    for word in words:
+        if word == "-":
+            parts.append(partial(_listed, stdin or sys.stdin))
+            count, live = None, True
+        elif camera_index(word) is not None:
+            parts.append(partial(_frames, camera_name(word), f"camera{camera_index(word)}", every))
+            count, live = None, True
+        elif Path(word).suffix.lower() in VIDEO_SUFFIXES and Path(word).is_file():
+            parts.append(partial(_frames, word, Path(word).stem, every))
+            count = None
+        else:
+            found = _files(word)
+            parts.append(partial(iter, found))
+            count = None if count is None else count + len(found)
+    return Inputs(_unique(source for part in parts for source in part()), count, live)
+
+
+def _files(word: str) -> list[Source]:
+    path = Path(word).expanduser()
+    if path.is_file():
+        return [_file(path, path.stem)]
+    if path.is_dir():
+        found = [_file(p, str(p.relative_to(path).with_suffix(""))) for p in _pictures(path)]
+        if not found:
+            raise SourceError(f"{word}: no pictures in this folder ({' '.join(sorted(SUFFIXES))}).")
+        return found
+    if glob.has_magic(word):
+        matched = sorted(Path(p) for p in glob.glob(str(path), recursive=True))
+        found = [s for p in matched for s in ([_file(p, p.stem)] if p.is_file() else [])]
+        if not found:
+            raise SourceError(f"{word}: no file matches.")
+        return found
+    raise SourceError(f"{word}: no such file or folder.")
+
+
+def _pictures(folder: Path) -> list[Path]:
+    inside = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    return sorted(p for p in inside if not any(part.startswith(".") for part in p.relative_to(folder).parts) and p.is_file())
+
+
+def _file(path: Path, stem: str) -> Source:
+    return Source(str(path), stem, partial(pixels, path))
+
+
+def _listed(stream: TextIO) -> Iterator[Source]:
+    """One path a line; empty lines are passed over. A path that is not there becomes an unreadable picture, not the end."""
+    for line in stream:
+        if word := line.rstrip("\r\n"):
+            yield _file(Path(word), Path(word).stem)
+
+
+def _frames(name: str, stem: str, every: int) -> Iterator[Source]:
+    for number, frame in frames(name, every):
+        yield Source(f"{name}#{number}", f"{stem}/{number:06d}", lambda frame=frame: frame)
+
+
+def _unique(sources: Iterable[Source]) -> Iterator[Source]:
+    """The same sources; a stem seen before gets a number, so that no output file overwrites another."""
+    seen: dict[str, int] = {}
+    for source in sources:
+        stem, times = source.stem, seen.get(source.stem, 0)
+        while times and stem in seen:
+            times += 1
+            stem = f"{source.stem}-{times}"
+        seen[source.stem] = max(1, times)
+        seen.setdefault(stem, 1)
+        yield source if stem == source.stem else Source(source.name, stem, source.read)
