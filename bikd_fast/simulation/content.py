@@ -14,9 +14,9 @@ from .random import uniform
 
 SHUFFLE_GRID = 8
 SEEN = 5 / 255  # a change that counts as seen; well above 2/255, from which on the label calls it changed
-SEEN_PIXELS = 96  # of a defect (of a 256-pixel picture), and SEEN_SHARE of a greater one, have to change visibly,
-SEEN_SHARE = 0.12  # or SMALL_SHARE of a smaller one; else it gets a plain shift of brightness
-SMALL_SHARE = 0.6
+SEEN_PIXELS = 96  # of a defect, SEEN_SHARE of a great one, and SMALL_SHARE of a small one have to be seen to change,
+SEEN_SHARE = 0.12  # else it gets a plain shift of brightness
+SMALL_SHARE = 0.85
 PLAIN_SHIFT = 0.5
 
 
@@ -200,7 +200,7 @@ def render(
 
 
 def make_visible(
-    content: Tensor, images: Tensor, pixels: Pixels, alpha: Tensor, opacity: Tensor, batch: int, size: int
+    content: Tensor, images: Tensor, pixels: Pixels, alpha: Tensor, opacity: Tensor, batch: int
 ) -> Tensor:
     """content, with a plain shift of brightness for samples that it would hardly change.
 
@@ -213,8 +213,7 @@ def make_visible(
     sums = torch.stack((inside.sum(1).float(), seen.sum(1).float(), (light * inside).sum(1)))
     counts.index_add_(1, pixels.sample, sums)
     area, changed, brightness = counts
-    least = SEEN_PIXELS * (size / 256) ** 2
-    enough = torch.minimum(SMALL_SHARE * area, (SEEN_SHARE * area).clamp(min=least))
+    enough = torch.minimum(SMALL_SHARE * area, (SEEN_SHARE * area).clamp(min=SEEN_PIXELS))
     weak = (changed < enough)[pixels.sample].view(-1, 1)
     bright = (brightness > 32 * area)[pixels.sample].view(-1, 1)
     level = images.mean(0)

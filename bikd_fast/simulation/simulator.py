@@ -122,7 +122,7 @@ class Simulator:
         channel = torch.arange(3, device=images.device).view(3, 1, 1) * (size * size)
         where = plane + pixels.sample.unsqueeze(1) * (2 * size * size) + channel
         alpha = opacity[pixels.sample] * ramp(depth, feather[pixels.sample])
-        content = make_visible(content, images.view(-1)[where], pixels, alpha, opacity[pixels.sample], b, size)
+        content = make_visible(content, images.view(-1)[where], pixels, alpha, opacity[pixels.sample], b)
 
         depth_map = torch.full((b, size, size), -1.0, device=images.device)
         depth_map.view(-1)[plane] = depth
