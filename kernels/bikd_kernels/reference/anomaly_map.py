@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..resample import resample_matrix
+from .cosine import squared_norm
 
 Combine = Literal["sum", "mean", "product"]
 Score = Literal["max", "topk"]
@@ -98,7 +99,7 @@ def discrepancy(teacher: Tensor, student: Tensor, eps: float) -> Tensor:
     """1 - cosine over the channels, (B, C, h, w) -> (B, h, w), float32 (float64 for float64 inputs)."""
     dtype = torch.float64 if torch.float64 in (teacher.dtype, student.dtype) else torch.float32
     t, s = teacher.to(dtype), student.to(dtype)
-    scale = [(x * x).sum(dim=1).clamp_min(eps * eps).rsqrt() for x in (t, s)]
+    scale = [squared_norm(x, 1).clamp_min(eps * eps).rsqrt() for x in (t, s)]
     return 1.0 - (t * s).sum(dim=1) * scale[0] * scale[1]
 
 
