@@ -1,0 +1,3 @@
+from tiny_detector import detector, pictures, run
+
+__all__ = ["detector", "pictures", "run"]

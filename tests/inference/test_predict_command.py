@@ -1,0 +1,187 @@
+"""`bikd predict` as a user meets it."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_detector import make_detector, make_picture
+
+from bikd_fast import predict
+from bikd_fast.errors import UserError, guarded
+from bikd_fast.inference.sources import SourceError, expand
+from bikd_fast.report.overlay import resize_map
+
+
+def rows(folder):
+    with (folder / "scores.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_files_of_a_run(run, detector, pictures, tmp_path, capsys):
+    code = predict.main([str(run), str(pictures), "--category", "stripes", "--write", "all", "--output", str(tmp_path), "--device", "cpu"])
+    paths = sorted(pictures.glob("*/*.png"))
+    known = detector.predict(paths)
+    found = rows(tmp_path)
+    assert code == 0 and [r["path"] for r in found] == [str(p) for p in paths]
+    assert [float(r["score"]) for r in found] == pytest.approx(known.scores.tolist(), rel=1e-5)
+    assert [r["label"] for r in found] == ["anomalous" if x else "normal" for x in known.labels]
+    assert {(r["width"], r["height"], r["error"]) for r in found} == {("100", "80", "")}
+    assert [float(r["anomalous_share"]) for r in found] == pytest.approx(known.masks.float().mean((1, 2)).tolist(), abs=1e-3)
+
+    described = json.loads((tmp_path / "scores.json").read_text())
+    assert described["threshold"] == detector.threshold.item() and described["categories"] == ["stripes"]
+    entry = described["pictures"][3]
+    assert entry["score"] == pytest.approx(known.scores[3].item(), rel=1e-5) and entry["path"] == str(paths[3])
+    mask = np.asarray(Image.open(tmp_path / entry["mask"])) > 0
+    assert np.array_equal(mask, resize_map(known.maps[3].numpy(), 100, 80) >= known.pixel_threshold) and mask.any()
+    assert Image.open(tmp_path / entry["heatmap"]).size == (100, 80)
+    assert sum(r["area"] for r in entry["regions"]) == pytest.approx(mask.sum(), rel=0.15)
+    assert (tmp_path / "heatmaps/a/3.jpg").is_file() and (tmp_path / "masks/b/4.png").is_file()
+
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 10 and str(paths[0]) in out
+    assert "10 pictures: 5 anomalous, 5 normal" in err
+
+
+def test_nothing_is_written_unasked(run, pictures, tmp_path, capsys):
+    assert predict.main([str(run), str(pictures / "a/0.png"), "--category", "dots", "--write", "csv", "--output", str(tmp_path)]) == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["scores.csv"]
+
+
+def test_an_unreadable_picture_does_not_end_the_rest(run, pictures, tmp_path, capsys):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes((pictures / "a/1.png").read_bytes()[:200])
+    given = [str(pictures / "a/0.png"), str(bad), str(pictures / "a/1.png")]
+    code = predict.main([str(run), *given, "--category", "stripes", "--output", str(tmp_path / "out"), "--write", "all"])
+    found = rows(tmp_path / "out")
+    assert code == 1 and [bool(r["error"]) for r in found] == [False, True, False]
+    assert "bad.png" in found[1]["error"] and found[1]["label"] == "unknown" and found[1]["score"] == ""
+    assert json.loads((tmp_path / "out/scores.json").read_text())["pictures"][1]["error"] == found[1]["error"]
+    assert "1 unreadable" in capsys.readouterr().err
+
+
+def test_standard_input_globs_and_equal_names(pictures, tmp_path):
+    listed = io.StringIO(f"{pictures}/a/0.png\n\n{pictures}/b/0.png\r\nnowhere.png\n")
+    found = expand(["-"], stdin=listed)
+    sources = list(found.sources)
+    assert found.live and found.count is None
+    assert [s.name for s in sources] == [f"{pictures}/a/0.png", f"{pictures}/b/0.png", "nowhere.png"]
+    assert [s.stem for s in sources] == ["0", "0-2", "nowhere"]
+    with pytest.raises(UserError, match=r"nowhere\.png"):
+        sources[2].read()
+
+    globbed = expand([f"{pictures}/*/[01].png"])
+    assert globbed.count == 4 and [s.stem for s in globbed.sources] == ["0", "1", "0-2", "1-2"]
+
+    for name in ("x.png", "x.jpg", "x-2.png"):
+        Image.fromarray(make_picture(0)).save(tmp_path / name)
+    (tmp_path / ".hidden.png").write_bytes(b"")
+    stems = [s.stem for s in expand([str(tmp_path)]).sources]
+    assert sorted(stems) == sorted(set(stems)) and len(stems) == 3  # no output overwrites another
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [(["nowhere"], "nowhere: no such file"), (["*.nothing"], "no file matches"), (["EMPTY"], "no pictures in this folder")],
+)
+def test_inputs_that_are_not_there(words, message, tmp_path):
+    with pytest.raises(SourceError, match=message):
+        expand([str(tmp_path) if w == "EMPTY" else w for w in words])
+
+
+def test_errors_are_one_line(run, pictures, tmp_path, capsys):
+    picture = str(pictures / "a/0.png")
+    for arguments, message in (
+        ([str(run), picture], "choose one with --category: dots, stripes"),
+        ([str(run), picture, "--category", "cats"], "no detector of category 'cats'; there are: dots, stripes"),
+        ([str(run / "dots"), picture, "--category", "cats"], "a detector of dots, not of 'cats'"),
+        ([str(tmp_path), picture], "no detector.safetensors there"),
+        ([str(run / "dots"), picture, "--device", "cuda:99"], "--device cuda:99: not usable here"),
+        ([str(run / "dots"), picture, "--tile", "100"], "multiple of 32"),
+        ([str(run / "dots"), picture, "--output", f"{pictures}/a/0.png/x"], "cannot be written to"),
+    ):
+        assert guarded(lambda arguments=arguments: predict.main(arguments)) == 2
+        err = capsys.readouterr().err.strip()
+        assert err.startswith("error: ") and message in err and len(err.splitlines()) == 1
+    for words in (["--write", "everything"], ["--every", "0"], ["--batch", "0"]):
+        with pytest.raises(SystemExit):
+            predict.main([str(run / "dots"), picture, *words])
+
+
+def test_a_disk_that_is_full_is_said(run, pictures, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device", "somewhere.jpg")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(UserError, match=r"somewhere\.jpg.*No space left"):
+        predict.main([str(run / "dots"), str(pictures), "--output", str(tmp_path)])
+
+
+def test_a_detector_without_threshold_says_unknown(pictures, tmp_path, capsys):
+    make_detector().save(tmp_path / "plain.safetensors")
+    arguments = [str(tmp_path / "plain.safetensors"), str(pictures / "a"), "--write", "all", "--output", str(tmp_path / "out")]
+    assert predict.main(arguments) == 0
+    assert {r["label"] for r in rows(tmp_path / "out")} == {"unknown"}
+    entry = json.loads((tmp_path / "out/scores.json").read_text())
+    assert entry["threshold"] is None and entry["pictures"][0]["regions"] == []
+    assert not np.asarray(Image.open(tmp_path / "out/masks/0.png")).any()
+    assert "no verdicts: made up for a test." in capsys.readouterr().err
+
+
+def test_tiles_find_what_the_detector_finds_in_parts(run, detector, tmp_path):
+    picture = make_picture(1, 192, 320)
+    Image.fromarray(picture).save(tmp_path / "large.png")
+    arguments = [str(run / "stripes"), str(tmp_path / "large.png"), "--tile", "64", "--overlap", "0", "--output", str(tmp_path / "out")]
+    assert predict.main([*arguments, "--write", "all"]) == 0
+    (found,) = rows(tmp_path / "out")
+    tiles = [picture[y : y + 64, x : x + 64] for y in (0, 64, 128) for x in range(0, 320, 64)]
+    assert float(found["score"]) == pytest.approx(detector.predict(tiles).scores.max().item(), rel=1e-5)
+    assert Image.open(tmp_path / "out/masks/large.png").size == (320, 192)
+
+
+def test_a_video(run, detector, tmp_path):
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "clip.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=10)  # lossless
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "bgr0"
+        for i in range(7):
+            frame = av.VideoFrame.from_ndarray(make_picture(i, 64, 96), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    arguments = [str(run / "stripes"), str(tmp_path / "clip.mkv"), "--every", "3", "--output", str(tmp_path / "out")]
+    assert predict.main(arguments) == 0
+    found = rows(tmp_path / "out")
+    assert [r["path"].rpartition("#")[2] for r in found] == ["0", "3", "6"]
+    known = detector.predict([make_picture(i, 64, 96) for i in (0, 3, 6)]).scores
+    assert [float(r["score"]) for r in found] == pytest.approx(known.tolist(), rel=1e-4)
+    assert (tmp_path / "out/heatmaps/clip/000003.jpg").is_file()
+
+
+def test_a_damaged_video_and_a_missing_camera_are_named(run, tmp_path, capsys):
+    pytest.importorskip("av")
+    (tmp_path / "clip.mp4").write_bytes(b"not a video" * 100)
+    for word, message in ((str(tmp_path / "clip.mp4"), "clip.mp4: not a readable video"), ("camera:77", "not a readable camera")):
+        assert guarded(lambda word=word: predict.main([str(run / "dots"), word, "--output", str(tmp_path / "out")])) == 2
+        assert message in capsys.readouterr().err
+
+
+_LIGHT = """
+import sys
+from bikd_fast.cli import main
+code = main()
+heavy = [name for name in ("deepspeed", "ray", "matplotlib", "fastapi", "onnx", "av", "skimage", "sklearn") if name in sys.modules]
+print("heavy:", heavy, "code:", code)
+"""
+
+
+@pytest.mark.e2e
+def test_the_command_loads_neither_deepspeed_nor_ray(run, pictures, tmp_path):
+    words = ["predict", str(run), str(pictures / "a"), "--category", "dots", "--output", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-c", _LIGHT, *words], capture_output=True, text=True, timeout=120)
+    assert "heavy: [] code: 0" in done.stdout, done.stdout + done.stderr
+    assert done.stdout.count("a/") >= 5 and "Traceback" not in done.stderr
