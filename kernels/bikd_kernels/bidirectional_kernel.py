@@ -113,13 +113,13 @@ def objective_tile(E, F, S, R, G, H, REGION, COUNTS, GS, GR, GG, GH, PART, strid
             d_te = half_square(t, rt, e, re) + miss_t + missing_norm(ee, re, eps2)
             d_uf = half_square(u, ru, f, rf) + miss_u + missing_norm(ff, rf, eps2)
             if GRAD_G:
-                a_s, a_e, a_t = teacher_pull(backward * con * w, backward * anc * w, 1.0 - d_ts, 1.0 - d_te, rs, re, rt, tt, eps2,
-                                             DEAD_ZERO)
+                a_s, a_e, a_t = teacher_pull(backward * con * w, backward * anc * w, 1.0 - d_ts, 1.0 - d_te, rs, re, rt,
+                                             tt, eps2, DEAD_ZERO)
                 pulled = s * a_s[:, None] + e * a_e[:, None] + t * a_t[:, None]
                 store_as(GG + off, pulled * e * (bound * (1.0 - g * g)), mask)
                 push = tl.where(d_ur <= margin, div * w_p, 0.0)
-                a_s, a_e, a_t = teacher_pull(backward * (con * w_n - push), backward * anc * w_n, 1.0 - d_ur, 1.0 - d_uf, rq, rf, ru,
-                                             uu, eps2, DEAD_ZERO)
+                a_s, a_e, a_t = teacher_pull(backward * (con * w_n - push), backward * anc * w_n, 1.0 - d_ur,
+                                             1.0 - d_uf, rq, rf, ru, uu, eps2, DEAD_ZERO)
                 pulled = r * a_s[:, None] + f * a_e[:, None] + u * a_t[:, None]
                 store_as(GH + off, pulled * f * (bound * (1.0 - h * h)), mask)
     else:

@@ -121,10 +121,9 @@ def statistics(teacher: Sequence[Tensor], student: Sequence[Tensor], over_map: b
 
 def map_statistics(t: Tensor, s: Tensor, eps: float) -> Tensor:
     """(3,) of one image's whole map, both maps in one memory layout."""
-    tt, ss = (t * t).sum(), (s * s).sum()
+    tt, ss = (torch.linalg.vector_norm(x).square() for x in (t, s))
     rt, rs = (x.clamp_min(eps * eps).rsqrt() for x in (tt, ss))
-    difference = t * rt - s * rs
-    d = 0.5 * (difference * difference).sum()
+    d = 0.5 * torch.linalg.vector_norm((t * rt).sub_(s * rs)).square()
     dead = [torch.where(x <= eps * eps, 0.5 - 0.5 * x * r * r, 0) for x, r in ((tt, rt), (ss, rs))]
     return torch.stack([d + dead[0] + dead[1], tt, ss])
 

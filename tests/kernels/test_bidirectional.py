@@ -1,0 +1,136 @@
+"""bidirectional_loss on the CPU: against the frozen formula, against operator 1, and its promises."""
+
+import pytest
+import torch
+from bikd_kernels import bidirectional_loss, cosine_discrepancy, region_counts, region_maps
+from bikd_kernels.reference.naive import bidirectional_loss_naive
+from fused_cases import check_objective, doubles, objective_inputs
+
+F32, BF16, F16, F64 = torch.float32, torch.bfloat16, torch.float16, torch.float64
+OPTIONS = [
+    dict(), dict(beta=0.0), dict(beta=1.0), dict(use_con=False), dict(use_div=False), dict(use_anc=False),
+    dict(margin=1.2, bound=0.3), dict(forward_weights=(1.0, 0.25)), dict(scale_weights=[1.0, 0.0, 2.0, 0.5]),
+    dict(counts=torch.tensor([[50.0, 9.0], [0.0, 3.0], [8.0, 0.0], [2.0, 2.0]])), dict(beta=torch.tensor(0.2)),
+]
+
+
+@pytest.mark.parametrize("dtypes", [(F32,) * 3, (BF16,) * 3, (F16,) * 3, (F64,) * 3, (F32, BF16, F32)], ids=str)
+@pytest.mark.parametrize("last", [True, False])
+def test_matches_the_formula(dtypes, last: bool) -> None:
+    check_objective(objective_inputs(dtypes=dtypes, last=last), "reference", upstream=3.0)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_options(options: dict) -> None:
+    inputs = objective_inputs()
+    check_objective(inputs, "reference", **options)
+    check_objective(inputs | dict(adapter_clean=None, adapter_corrupt=None), "reference", **options)
+
+
+def test_larger_than_one_piece() -> None:
+    for last in (True, False):
+        check_objective(objective_inputs(((24, 64, 64), (112, 30, 30)), 4, last=last), "reference", limit=1e-5)
+
+
+def test_the_formula_by_hand() -> None:
+    """One position a region, one level, numbers from the definition."""
+    e = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=F64).T.reshape(1, 2, 1, 2)
+    s = torch.tensor([[1.0, 1.0], [1.0, 1.0]], dtype=F64).T.reshape(1, 2, 1, 2)
+    d = 1 - 2**-0.5
+    regions = [torch.tensor([[[0, 2]]], dtype=torch.uint8)]
+    loss, terms = bidirectional_loss([e], [e], [s], [s], regions, beta=0.25)
+    expected = dict(forward_corrupt=d, forward_clean=d, con_clean=d, con_corrupt=d, div=0.5 - d, anc_clean=0, anc_corrupt=0,
+                    forward=d, backward=2 * d + 0.5 - d)
+    assert {k: float(v) for k, v in terms.items()} == pytest.approx(expected)
+    assert float(loss) == pytest.approx(0.75 * d + 0.25 * (d + 0.5))
+
+
+def test_gradcheck_of_the_formula_and_frozen_inputs() -> None:
+    inputs = objective_inputs(((3, 2, 2), (2, 3, 1)), dtypes=(F64,) * 3, covered=0.9)
+    names = ("student_clean", "student_corrupt", "adapter_clean", "adapter_corrupt")
+    leaves = [x for n in names for x in inputs[n]]
+
+    def partial(part: str, chosen: int):
+        """One direction as a function of the tensors that it moves, everything else held: targets are detached."""
+        def run(*x):
+            given = list(leaves)
+            given[4 * chosen:4 * chosen + 4] = x
+            lists = {n: given[2 * i:2 * i + 2] for i, n in enumerate(names)}
+            return bidirectional_loss_naive(**(inputs | lists), beta=float(part == "backward"), margin=1.5)[0]
+        return run
+
+    assert torch.autograd.gradcheck(partial("forward", 0), leaves[:4])
+    assert torch.autograd.gradcheck(partial("backward", 1), leaves[4:])
+    loss, _ = bidirectional_loss(**(inputs | {"clean": doubles(inputs["clean"])}))
+    grads = torch.autograd.grad(loss, leaves)
+    assert all(g.abs().sum() > 0 for g in grads)
+
+
+def test_equals_operator_one_pair_by_pair() -> None:
+    inputs = objective_inputs() | dict(adapter_clean=None, adapter_corrupt=None)
+    _, terms = bidirectional_loss(**inputs)
+    normal = [(r == 0).float() for r in inputs["regions"]]
+    torch.testing.assert_close(terms["forward_clean"], cosine_discrepancy(inputs["clean"], inputs["student_clean"]).detach())
+    pair = cosine_discrepancy(inputs["corrupt"], inputs["student_corrupt"], weights=normal)
+    torch.testing.assert_close(terms["con_corrupt"], pair.detach())
+
+
+def test_teacher_starts_as_the_backbone() -> None:
+    inputs = objective_inputs()
+    zero = {n: [torch.zeros_like(x).requires_grad_() for x in inputs[n]] for n in ("adapter_clean", "adapter_corrupt")}
+    loss, terms = bidirectional_loss(**(inputs | zero))
+    assert float(terms["anc_clean"]) == float(terms["anc_corrupt"]) == 0.0
+    assert all(torch.isfinite(g).all() for g in torch.autograd.grad(loss, zero["adapter_clean"]))
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16, F16])
+def test_dead_positions_are_finite(dtype: torch.dtype) -> None:
+    inputs = objective_inputs(dtypes=(dtype,) * 3, dead=0.4)
+    for dead in ("zero", "torch"):
+        loss, terms = bidirectional_loss(**inputs, dead=dead)
+        grads = torch.autograd.grad(loss, inputs["student_corrupt"] + inputs["adapter_corrupt"])
+        assert torch.isfinite(loss) and all(torch.isfinite(g).all() for g in grads)
+    check_objective(inputs, "reference", dead="zero")
+
+
+def test_backward_happens_once_and_terms_are_detached() -> None:
+    inputs = objective_inputs()
+    loss, terms = bidirectional_loss(**inputs)
+    assert not any(v.requires_grad for v in terms.values())
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="second backward"):
+        loss.backward()
+    with torch.no_grad():
+        again, _ = bidirectional_loss(**inputs)
+    assert torch.equal(again, loss) and not again.requires_grad
+
+
+def test_data_parallel_counts_add_up() -> None:
+    """Two ranks with global counts / 2 average to the loss of the whole batch."""
+    whole = objective_inputs(batch=4)
+    counts = region_counts(whole["regions"]).double() / 2
+    halves = [{n: [x[k::2] for x in v] for n, v in whole.items()} for k in (0, 1)]
+    losses = [bidirectional_loss(**h, counts=counts)[0] for h in halves]
+    torch.testing.assert_close(sum(losses) / 2, bidirectional_loss(**whole)[0])
+
+
+def test_regions() -> None:
+    mask = torch.zeros(2, 8, 8, dtype=torch.bool)
+    mask[0, :4, :4] = True
+    mask[0, 4, 0] = True
+    (coarse, fine) = region_maps(mask, [(2, 2), (8, 8)])
+    assert coarse.dtype == torch.uint8 and coarse[0].tolist() == [[2, 0], [1, 0]] and coarse[1].sum() == 0
+    assert torch.equal(fine == 2, mask) and not (fine == 1).any()
+    assert region_counts([coarse, fine]).tolist() == [[6, 1], [111, 17]]
+    with pytest.raises(ValueError, match=r"mask must have shape \(B, H, W\)"):
+        region_maps(mask[0], [(2, 2)])
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (dict(adapter_clean=None), "give both adapter_clean and adapter_corrupt"), (dict(regions=[]), "regions has 0 levels"),
+    (dict(counts=torch.ones(2)), r"counts must have shape \(4, 2\)"), (dict(dead="x"), "dead must be one of"),
+    (dict(corrupt=[torch.ones(1, 1, 1, 1)] * 4), r"corrupt\[0\] has shape"),
+], ids=str)
+def test_wrong_arguments(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        bidirectional_loss(**(objective_inputs() | change))

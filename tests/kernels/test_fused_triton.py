@@ -1,0 +1,132 @@
+"""The fused kernels against the formula: on a GPU, or under TRITON_INTERPRET=1 (test_cosine.py starts that).
+
+Deterministic algorithms are on, so torch.empty is filled with NaN: an element the kernels forget to write shows.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from bikd_kernels import bidirectional_loss, cosine_discrepancy
+from bikd_kernels.dispatch import HAS_TRITON, INTERPRETED
+from fused_cases import check_objective, check_pair, maps, objective_inputs
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+pytestmark = pytest.mark.skipif(
+    not HAS_TRITON or (DEVICE == "cpu" and not INTERPRETED), reason="needs a GPU, or TRITON_INTERPRET=1")
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+ODD = ((20, 7, 7), (5, 3, 3))
+EVEN = ((64, 8, 8), (128, 8, 4))
+LOOPED = ((160, 4, 4), (300, 3, 3))  # NCHW: more channels than a tile keeps
+
+
+@pytest.fixture(autouse=True)
+def poisoned() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def both(levels, dtype=torch.float32, last=True, batch=2, dead=0.0, second=None):
+    return (maps(levels, batch, dtype, last, 0, DEVICE, dead),
+            maps(levels, batch, second or dtype, last, 1, DEVICE, dead))
+
+
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_pair(dtype: torch.dtype, last: bool) -> None:
+    check_pair(*both(ODD, dtype, last), "triton", upstream=2.5)
+    check_pair(*both(EVEN, dtype, last), "triton")
+
+
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("levels", [LOOPED, ((4100, 2, 1), (8, 1, 1))], ids=["looped", "very_deep"])
+def test_deep_levels(levels, last: bool) -> None:
+    check_pair(*both(levels, last=last), "triton", limit=1e-5)
+    check_pair(*both(levels, last=last), "triton", reduction="none", limit=1e-5)
+
+
+@pytest.mark.parametrize("options", [
+    dict(reduction="sum"), dict(reduction="none"), dict(reduction="per_scale"), dict(over="map"), dict(dead="zero"),
+    dict(over="map", reduction="none"), dict(scale_weights=[0.5, 2.0])], ids=str)
+@pytest.mark.parametrize("last", [True, False])
+def test_options(options: dict, last: bool) -> None:
+    check_pair(*both(ODD, last=last, dead=0.3), "triton", **options)
+    check_pair(*both(ODD, torch.bfloat16, last=last), "triton", **options)
+
+
+def test_weights_mixtures_and_strides() -> None:
+    weights = [torch.rand(2, h, w, device=DEVICE) for _, h, w in ODD]
+    weights[1].zero_()
+    for reduction in ("mean", "sum", "none"):
+        check_pair(*both(ODD), "triton", weights=weights, reduction=reduction)
+    teacher, student = both(ODD, torch.float32, second=torch.float16)
+    teacher[1] = teacher[1].detach().contiguous().requires_grad_()  # one level NCHW against channels_last
+    check_pair(teacher, student, "triton")
+    student[0] = student[0].detach().contiguous().requires_grad_()  # levels of one call in both layouts
+    check_pair(teacher, student, "triton", weights=weights)
+    wide = maps(((20, 7, 9), (5, 3, 3)), device=DEVICE, last=False)
+    check_pair([wide[0].detach()[..., 1:8].requires_grad_(), wide[1]], student, "triton")
+
+
+def test_one_side_and_empty() -> None:
+    for reduction in ("mean", "none"):
+        teacher, student = both(ODD)
+        for x in teacher:
+            x.requires_grad_(False)
+        check_pair(teacher, student, "triton", reduction=reduction)
+        check_pair(*reversed(both(ODD)), "triton", reduction=reduction)
+        check_pair(*both(ODD, batch=0), "triton", reduction=reduction)
+    assert cosine_discrepancy(*both(ODD, batch=0), over="map", impl="triton") == 0
+
+
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_objective(dtype: torch.dtype, last: bool) -> None:
+    check_objective(objective_inputs(ODD, dtypes=(dtype,) * 3, last=last, device=DEVICE), "triton", upstream=0.5)
+    check_objective(objective_inputs(EVEN, dtypes=(dtype,) * 3, last=last, device=DEVICE), "triton")
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_objective_options(last: bool) -> None:
+    inputs = objective_inputs(ODD, dtypes=(torch.float32, torch.bfloat16, torch.float32), last=last, device=DEVICE)
+    check_objective(inputs, "triton", beta=torch.tensor(0.3, device=DEVICE), margin=1.1, use_con=False, bound=0.2)
+    check_objective(inputs, "triton", use_div=False, use_anc=False, forward_weights=(0.2, 0.7), scale_weights=[2.0, 0.5],
+                    counts=torch.tensor([[9.0, 3.0], [0.0, 7.0]], device=DEVICE))
+    check_objective(inputs | dict(adapter_clean=None, adapter_corrupt=None), "triton", dead="torch")
+    nothing = [torch.zeros_like(r) for r in inputs["regions"]]
+    check_objective(inputs | dict(regions=nothing), "triton")
+    check_objective(objective_inputs(LOOPED, last=last, device=DEVICE), "triton", limit=1e-5)
+
+
+@pytest.mark.parametrize("dead", ["torch", "zero"])
+def test_objective_with_dead_positions(dead: str) -> None:
+    for last in (True, False):
+        inputs = objective_inputs(ODD, last=last, device=DEVICE, dead=0.3)
+        if dead == "torch":  # where E = 0 the slope of T is 0 times 1e8: compared as finite only
+            loss, _ = bidirectional_loss(**inputs, dead=dead, impl="triton")
+            grads = torch.autograd.grad(loss, inputs["student_clean"] + inputs["adapter_clean"])
+            assert all(torch.isfinite(g).all() for g in grads)
+        else:
+            check_objective(inputs, "triton", dead=dead)
+
+
+@settings(max_examples=5, deadline=None, phases=[Phase.explicit, Phase.generate])  # no shrinking: minutes
+@given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=2),
+       st.integers(1, 3), st.booleans(), st.integers(0, 99))
+def test_any_shape(levels, batch, last, seed) -> None:
+    teacher, student = (maps(levels, batch, last=last, seed=seed + k, device=DEVICE) for k in (0, 1))
+    check_pair(teacher, student, "triton", limit=2e-5)
+    check_objective(objective_inputs(levels, batch, last=last, seed=seed, device=DEVICE), "triton", limit=2e-5)
+
+
+def test_upstream_of_one_changes_no_bit() -> None:
+    def once(scale):
+        teacher, student = both(ODD, torch.bfloat16)
+        return torch.autograd.grad(cosine_discrepancy(teacher, student, impl="triton") * scale, student)
+
+    assert all(torch.equal(a, b) for a, b in zip(once(1.0), once(1.0)))
+    assert all(torch.equal(2 * a, b) for a, b in zip(once(1.0), once(2.0)))
