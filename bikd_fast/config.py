@@ -46,6 +46,7 @@ class ModelConfig:
         depth: residual blocks a stage of the student.
         adapter: whether the teacher learns (T = E (1 + bound tanh G)); off is a frozen teacher.
         bound: r, the largest relative change of a teacher feature.
+        head: train the segmentation head on simulated defects and add its map to the discrepancy's.
         shared: one detector for all categories instead of one each.
     """
 
@@ -57,6 +58,7 @@ class ModelConfig:
     depth: int = 1
     adapter: bool = True
     bound: float = 0.5
+    head: bool = True
     shared: bool = False
 
 
@@ -72,6 +74,7 @@ class ObjectiveConfig:
         con: use L_con, the student's knowledge of the domain going back to the teacher.
         div: use L_div, disagreement on simulated anomalies.
         anc: use L_anc, the anchor to the pretrained features.
+        segmentation: weight of the segmentation head's own loss; it reaches no other network.
     """
 
     beta: float = 0.3
@@ -81,6 +84,7 @@ class ObjectiveConfig:
     con: bool = True
     div: bool = True
     anc: bool = True
+    segmentation: float = 1.0
 
 
 @dataclass

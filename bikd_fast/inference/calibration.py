@@ -27,6 +27,28 @@ def level_weights(detector: Detector, pictures: torch.Tensor) -> tuple[float, ..
     return tuple((weights / weights.mean()).tolist())
 
 
+@torch.inference_mode()
+def mix(detector: Detector, pictures: torch.Tensor) -> tuple[float, float, float]:
+    """(a, b, c) that bring discrepancy and logits to one scale on good pictures, half each, and their sum to 1.
+
+    Each map is shifted by its median over all good pixels and divided by how far a good picture's maximum stands above it:
+    on a good picture either half then peaks at about one half.
+    """
+    parts: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
+    for start in range(0, len(pictures), BATCH):
+        x = pictures[start : start + BATCH].to(detector.device).float().div_(255)
+        teacher, student = detector.features(x.contiguous(memory_format=torch.channels_last))
+        parts[0].append(detector.discrepancy(teacher, student)[0].cpu())
+        parts[1].append(detector.logits(teacher, student).cpu())
+    scale, shift = [], 0.0
+    for maps in map(torch.cat, parts):
+        middle = maps.median()
+        reach = (maps.amax((1, 2)).mean() - middle).clamp(min=1e-6)
+        scale.append(0.5 / reach.item())
+        shift -= (0.5 * middle / reach).item()
+    return scale[0], scale[1], shift
+
+
 def calibrate(detector: Detector, pictures: torch.Tensor) -> None:
     """Set level weights and both thresholds from held-out good pictures, uint8 (N, 3, S, S); records how in ``about``.
 
@@ -38,6 +60,8 @@ def calibrate(detector: Detector, pictures: torch.Tensor) -> None:
     config = detector.map_config
     if config.calibrate_levels:
         detector.level_weights = level_weights(detector, pictures)
+    if detector.head is not None:
+        detector.mix = mix(detector, pictures)
     outputs = run(detector, pictures)
     chosen = threshold_at_false_alarm_rate(outputs.scores.numpy(), config.false_alarms)
     detector.threshold.fill_(chosen.value)

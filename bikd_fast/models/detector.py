@@ -17,6 +17,7 @@ from torch import nn
 from bikd_fast.config import MapConfig, ModelConfig
 from bikd_fast.errors import UserError
 from bikd_fast.models.backbone import Backbone
+from bikd_fast.models.head import SegmentationHead, smoothing
 from bikd_fast.models.students import STUDENTS
 from bikd_fast.models.teacher import Adapter
 
@@ -40,11 +41,13 @@ class Detector(nn.Module):
 
     Attributes:
         level_weights: weight of each level in the map, set by calibration on held-out normals.
+        mix: (a, b, c), the map is a * discrepancy + b * logits + c, set by the same calibration; without a head (1, 0, 0).
         threshold: 0-dim, the score above which a picture is called anomalous; NaN until calibrated.
         pixel_threshold: 0-dim, the same for a pixel of the map.
         about: free metadata (categories, how the threshold was chosen, versions), plain JSON.
     """
 
+    smooth: torch.Tensor
     threshold: torch.Tensor
     pixel_threshold: torch.Tensor
 
@@ -55,6 +58,10 @@ class Detector(nn.Module):
         channels, strides = self.backbone.channels, self.backbone.strides
         self.adapter = Adapter(channels, model.bound) if model.adapter else None
         self.student = STUDENTS[model.student](channels, strides, size=model.size, depth=model.depth)
+        self.head = SegmentationHead(channels) if model.head else None
+        finest = image_size // strides[0]
+        self.register_buffer("smooth", smoothing(finest, image_size, self.sigma), persistent=False)
+        self.mix: tuple[float, float, float] = (1.0, float(model.head), 0.0)
         self.level_weights: tuple[float, ...] = (1.0,) * len(channels)
         self.register_buffer("threshold", torch.tensor(float("nan")))
         self.register_buffer("pixel_threshold", torch.tensor(float("nan")))
@@ -70,10 +77,34 @@ class Detector(nn.Module):
     def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, 3, S, S) float in [0, 1] -> anomaly map (B, S, S) and score (B,), float32, higher = more anomalous."""
         teacher, student = self.features(pictures)
-        return self.head(teacher, student)
+        anomaly, score = self.discrepancy(teacher, student)
+        if self.head is None:
+            return anomaly, score
+        a, b, c = self.mix
+        anomaly = a * anomaly + (b * self.logits(teacher, student) + c)
+        return anomaly, self.score(anomaly)
 
-    def head(self, teacher: Sequence[torch.Tensor], student: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Levels -> map and score, by the one fused operator."""
+    def logits(self, teacher: Sequence[torch.Tensor], student: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The segmentation head's map (B, S, S), upsampled and blurred as the discrepancy's."""
+        assert self.head is not None
+        return self.smooth @ self.head(teacher, student).float() @ self.smooth.T
+
+    def score(self, anomaly: torch.Tensor) -> torch.Tensor:
+        """(B, S, S) -> (B,): the maximum, or the mean of the topk largest pixels."""
+        flat = anomaly.flatten(1)
+        if self.map_config.score == "max":
+            return flat.amax(1)
+        return flat.topk(min(self.map_config.topk, flat.shape[1]), dim=1).values.mean(1)
+
+    @property
+    def sigma(self) -> float:
+        """Of the blur, in pixels of this detector's pictures."""
+        return self.map_config.sigma * self.image_size / 256
+
+    def discrepancy(
+        self, teacher: Sequence[torch.Tensor], student: Sequence[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Levels -> discrepancy map (B, S, S) and its score (B,), by the one fused operator."""
         config = self.map_config
         anomaly, score = anomaly_map(
             list(teacher),
@@ -81,7 +112,7 @@ class Detector(nn.Module):
             self.image_size,
             scale_weights=self.level_weights,
             combine=config.combine,
-            sigma=config.sigma * self.image_size / 256,
+            sigma=self.sigma,
             score=config.score,
             topk=config.topk,
         )
@@ -116,6 +147,7 @@ class Detector(nn.Module):
             "map": asdict(self.map_config),
             "image_size": self.image_size,
             "level_weights": self.level_weights,
+            "mix": self.mix,
             "about": self.about,
         }
         tensors = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
@@ -143,7 +175,7 @@ class Detector(nn.Module):
         detector = cls(ModelConfig(**model), MapConfig(**map_config), described["image_size"])
         detector.backbone.fold()
         detector.load_state_dict(tensors)
-        detector.level_weights = tuple(described["level_weights"])
+        detector.level_weights, detector.mix = tuple(described["level_weights"]), tuple(described["mix"])
         detector.about = described["about"]
         return detector.to(device).eval().requires_grad_(False)
 

@@ -9,6 +9,7 @@ from bikd_kernels import bidirectional_loss, cosine_discrepancy
 from torch import nn
 
 from bikd_fast.config import ObjectiveConfig
+from bikd_fast.models.head import SegmentationHead, segmentation_loss
 from bikd_fast.models.teacher import Adapter
 
 Levels = list[torch.Tensor]
@@ -24,6 +25,8 @@ class Inputs:
         nuisance, corrupted: (B, 3, S, S) normalised pictures n(x) and x~ for a student that sees pictures.
         regions: [(B, H_k, W_k) uint8] of :func:`bikd_kernels.region_maps`; None in forward-only steps.
         counts: (L, 2) divisors of the two regions' means, global over ranks.
+        share: (B, H_1, W_1) share of each finest position that is simulated defect; None leaves the head untrained.
+        share_counts: (2,) divisors of the head's loss, global over ranks.
     """
 
     clean: Levels
@@ -32,20 +35,47 @@ class Inputs:
     corrupted: torch.Tensor
     regions: Levels | None = None
     counts: torch.Tensor | None = None
+    share: torch.Tensor | None = None
+    share_counts: torch.Tensor | None = None
 
 
 class Distillation(nn.Module):
     """Both directions of distillation in one forward pass (one engine: two engines with a joint loss fail at ZeRO 0)."""
 
-    def __init__(self, adapter: Adapter | None, student: nn.Module, config: ObjectiveConfig) -> None:
+    def __init__(
+        self, adapter: Adapter | None, student: nn.Module, config: ObjectiveConfig, head: SegmentationHead | None = None
+    ) -> None:
         super().__init__()
-        self.adapter, self.student, self.config = adapter, student, config
+        self.adapter, self.student, self.head, self.config = adapter, student, head, config
 
     def forward(self, inputs: Inputs, beta: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Loss with gradient (scalar) and detached terms; ``beta`` = 0 needs neither ``corrupt`` nor ``regions``."""
         student_clean, student_corrupt = self._students(inputs)
         if beta == 0:
-            return self._forward_only(inputs, student_clean, student_corrupt)
+            loss, terms = self._forward_only(inputs, student_clean, student_corrupt)
+        else:
+            loss, terms = self._both(inputs, student_clean, student_corrupt, beta)
+        if self.head is not None and inputs.share is not None:
+            segmentation = self._segmentation(inputs, student_clean, student_corrupt)
+            loss = loss + self.config.segmentation * segmentation
+            terms = {**terms, "segmentation": segmentation.detach()}
+        return loss, terms
+
+    def _segmentation(self, inputs: Inputs, clean: Levels, corrupt: Levels) -> torch.Tensor:
+        """The head's loss on simulated defects and on the clean pictures; teacher and student are detached."""
+        assert self.head is not None and inputs.corrupt is not None and inputs.share is not None
+        teacher = self._teacher([torch.cat([c, f]) for c, f in zip(inputs.clean, inputs.corrupt)])
+        student = [torch.cat([c, f]).detach() for c, f in zip(clean, corrupt)]
+        share = torch.cat([torch.zeros_like(inputs.share), inputs.share])
+        return segmentation_loss(self.head(teacher, student), share, inputs.share_counts)
+
+    @torch.no_grad()
+    def _teacher(self, features: Levels) -> Levels:
+        return features if self.adapter is None else self.adapter.adapt(features)
+
+    def _both(
+        self, inputs: Inputs, student_clean: Levels, student_corrupt: Levels, beta: float
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         assert self.adapter is not None and inputs.corrupt is not None and inputs.regions is not None
         config = self.config
         return bidirectional_loss(
@@ -77,10 +107,7 @@ class Distillation(nn.Module):
         return [f[:count] for f in both], [f[count:] for f in both]
 
     def _forward_only(self, inputs: Inputs, clean: Levels, corrupt: Levels) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        teacher = inputs.clean
-        if self.adapter is not None:
-            with torch.no_grad():
-                teacher = self.adapter.adapt(teacher)
+        teacher = self._teacher(inputs.clean)
         of_corrupt = _distance(teacher, corrupt)
         of_clean = _distance(teacher, clean)
         loss = self.config.forward_corrupt * of_corrupt + self.config.forward_clean * of_clean

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from bikd_kernels import region_counts, region_maps
 
 from bikd_fast.config import RunConfig
@@ -63,7 +64,7 @@ class Trainer:
         self.pool = Pool(pictures, self.detector.backbone, ranks.device, self.dtype)
         self.simulator = Simulator(config.simulation, self.pool.pictures, None, textures)
         self.sampler = Sampler(len(pictures), training.batch_size, config.seed, ranks.rank, ranks.world, training.accumulation)
-        module = Distillation(self.detector.adapter, self.detector.student, config.objective)
+        module = Distillation(self.detector.adapter, self.detector.student, config.objective, self.detector.head)
         self.user = engines.read_user_config(config.deepspeed_config)
         self.engine = engines.build(module, training, ranks, self.dtype, self.user)
         self.step = 0
@@ -129,17 +130,21 @@ class Trainer:
         made = self.simulator(pictures, batch.index.to(self.ranks.device), batch.keys.to(self.ranks.device))
         backbone = self.detector.backbone
         clean = self.pool.clean(batch.index, pictures)
-        needs_corrupt = now.backward or self.detector.student.reads == "features"
+        head = self.detector.head is not None and now.name != "forward"
+        needs_corrupt = now.backward or head or self.detector.student.reads == "features"
         corrupt = self.pool.frozen(made.corrupted) if needs_corrupt else None
         inputs = Inputs(clean, corrupt, backbone.normalise(made.nuisance), backbone.normalise(made.corrupted))
         if now.backward:
             inputs.regions = region_maps(made.mask, [(f.shape[-2], f.shape[-1]) for f in clean])
-            inputs.counts = self._global_counts(inputs.regions)
+            inputs.counts = self._over_ranks(region_counts(inputs.regions).float())
+        if head:
+            inputs.share = F.adaptive_avg_pool2d(made.mask.float(), clean[0].shape[-2:])
+            clear = (inputs.share == 0).sum() + inputs.share.numel()  # the clean pictures count as normal everywhere
+            inputs.share_counts = self._over_ranks(torch.stack([clear, (inputs.share >= 0.25).sum()]).float())
         return inputs
 
-    def _global_counts(self, regions: list[torch.Tensor]) -> torch.Tensor:
-        """Divisors of the regions' means: over all ranks, divided by their number because gradients are averaged."""
-        counts = region_counts(regions).float()
+    def _over_ranks(self, counts: torch.Tensor) -> torch.Tensor:
+        """Divisors of means over positions: over all ranks, divided by their number because gradients are averaged."""
         if self.ranks.world > 1:
             dist.all_reduce(counts)
             counts /= self.ranks.world

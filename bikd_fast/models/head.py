@@ -1,0 +1,70 @@
+"""The segmentation head: where do teacher and student disagree in a way that a defect would make them?
+
+A small network over the normalised products of the two networks' features, trained on simulated defects (DeSTSeg,
+arXiv 2211.11317, section 3.3). It sees agreement channel by channel, where the cosine sees only the sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from bikd_kernels.resample import resample_matrix
+from torch import nn
+
+from bikd_fast.models.blocks import ChannelNorm, stage
+
+FOCUS = 2.0  # gamma of the focal loss (Lin et al., arXiv 1708.02002)
+
+
+class SegmentationHead(nn.Module):
+    """Levels of teacher and student -> one logit a position of the finest level; positive = defect.
+
+    Args:
+        channels: the teacher's channels a level, finest level first.
+        width: channels inside.
+    """
+
+    def __init__(self, channels: Sequence[int], width: int = 48, depth: int = 2) -> None:
+        super().__init__()
+        self.project = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
+        self.body = nn.Sequential(stage(width, depth), ChannelNorm(width), nn.Conv2d(width, 1, 1))
+
+    def forward(self, teacher: Sequence[torch.Tensor], student: Sequence[torch.Tensor]) -> torch.Tensor:
+        """[(B, C_k, H_k, W_k)] twice -> logits (B, H_1, W_1)."""
+        size = teacher[0].shape[-2:]
+        total: torch.Tensor | None = None
+        for project, t, s in zip(self.project, teacher, student):
+            # the product's mean square is about 1/C: brought to order one, so that no level starts louder than another
+            product = F.normalize(t, dim=1) * F.normalize(s.to(t.dtype), dim=1) * t.shape[1]
+            x = project(product)
+            if x.shape[-2:] != size:
+                x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+            total = x if total is None else total + x
+        return self.body(total).squeeze(1)
+
+
+def segmentation_loss(logits: torch.Tensor, mask: torch.Tensor, counts: torch.Tensor | None = None) -> torch.Tensor:
+    """Focal loss, the mean over defect positions plus the mean over normal ones, so that small defects weigh as large ones.
+
+    Args:
+        logits: (B, h, w).
+        mask: (B, h, w) share of each position that is defect, in [0, 1]: from a quarter on it is a defect (a scratch of one
+            pixel in a position of four), 0 is normal, what lies between is left out.
+        counts: (2,) how many normal and defect positions to divide by; default this batch's own (data-parallel: global
+            counts over the number of ranks).
+    """
+    logits = logits.float()
+    defect, normal = (mask >= 0.25).float(), (mask == 0).float()
+    if counts is None:
+        counts = torch.stack([normal.sum(), defect.sum()])
+    wrong = torch.sigmoid(logits)
+    missed = defect * (1 - wrong) ** FOCUS * F.softplus(-logits)
+    alarmed = normal * wrong**FOCUS * F.softplus(logits)
+    return alarmed.sum() / counts[0].clamp(min=1) + missed.sum() / counts[1].clamp(min=1)
+
+
+def smoothing(source: int, size: int, sigma: float) -> torch.Tensor:
+    """A (size, source), float32: A m A^T upsamples a map m bilinearly to ``size`` and blurs it, as the discrepancy's map is."""
+    return torch.tensor(resample_matrix(source, size, sigma), dtype=torch.float32)
