@@ -53,9 +53,9 @@ def test_cmyk(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_sixteen_bit_gray_is_divided_by_257(tmp_path, suffix):
-    values = np.array([[0, 128, 257, 32896, 65535]], np.uint16)
+    values = np.array([[0, 128, 200, 257, 32896, 65535]], np.uint16)
     rgb = decode_image(saved(tmp_path / f"d.{suffix}", Image.fromarray(values)))
-    assert rgb[0, :, 0].tolist() == [0, 0, 1, 128, 255]
+    assert rgb[0, :, 0].tolist() == [0, 0, 1, 1, 128, 255]
 
 
 def test_sixteen_bit_colour(tmp_path, raw_png):
