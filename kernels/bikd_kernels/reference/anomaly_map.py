@@ -23,7 +23,7 @@ from .cosine import squared_norm
 
 Combine = Literal["sum", "mean", "product"]
 Score = Literal["max", "topk"]
-CHUNK_BYTES = 4 << 20  # temporaries of one slice of the batch on the CPU: about one core's share of cache
+CHUNK_BYTES = 1 << 20  # of one temporary of one slice of the batch on a CPU, so that a few fit a core's L2 cache
 
 
 class MapSpec(NamedTuple):
