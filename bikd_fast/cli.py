@@ -11,6 +11,7 @@ COMMANDS = {
     "train": "train a detector from good pictures",
     "evaluate": "measure the detectors of a run on its labelled pictures",
     "predict": "find defects in pictures, folders, videos",
+    "export": "write a detector for another runtime, checked against it",
 }
 
 

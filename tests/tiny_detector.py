@@ -27,7 +27,7 @@ def make_detector(threshold: float | None = None, pixel_threshold: float | None 
 
 def make_picture(seed: int, height: int = 80, width: int = 100) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:height, :width]
+    x = np.arange(width)[None]
     gray = 128 + 60 * np.sin(x / 3 + seed) + rng.normal(0, 12, (height, width))
     picture = np.stack([gray, gray * 0.9, gray * 0.7], 2).clip(0, 255).astype(np.uint8)
     if seed % 2:

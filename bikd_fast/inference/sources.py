@@ -73,15 +73,20 @@ def expand(words: list[str], *, every: int = 1, stdin: TextIO | None = None) -> 
     return Inputs(_unique(source for part in parts for source in part()), count, live)
 
 
+def picture_paths(folder: Path) -> list[Path]:
+    """Every picture file in a folder, to the bottom, by name; SourceError if there is none."""
+    found = _pictures(folder) if folder.is_dir() else []
+    if not found:
+        raise SourceError(f"{folder}: no pictures in this folder ({' '.join(sorted(SUFFIXES))}).")
+    return found
+
+
 def _files(word: str) -> list[Source]:
     path = Path(word).expanduser()
     if path.is_file():
         return [_file(path, path.stem)]
     if path.is_dir():
-        found = [_file(p, str(p.relative_to(path).with_suffix(""))) for p in _pictures(path)]
-        if not found:
-            raise SourceError(f"{word}: no pictures in this folder ({' '.join(sorted(SUFFIXES))}).")
-        return found
+        return [_file(p, str(p.relative_to(path).with_suffix(""))) for p in picture_paths(path)]
     if glob.has_magic(word):
         matched = sorted(Path(p) for p in glob.glob(str(path), recursive=True))
         found = [s for p in matched for s in ([_file(p, p.stem)] if p.is_file() else [])]

@@ -23,7 +23,8 @@ def rows(folder):
 
 
 def test_files_of_a_run(run, detector, pictures, tmp_path, capsys):
-    code = predict.main([str(run), str(pictures), "--category", "stripes", "--write", "all", "--output", str(tmp_path), "--device", "cpu"])
+    words = ["--category", "stripes", "--write", "all", "--output", str(tmp_path), "--device", "cpu"]
+    code = predict.main([str(run), str(pictures), *words])
     paths = sorted(pictures.glob("*/*.png"))
     known = detector.predict(paths)
     found = rows(tmp_path)
@@ -49,7 +50,7 @@ def test_files_of_a_run(run, detector, pictures, tmp_path, capsys):
 
 
 def test_nothing_is_written_unasked(run, pictures, tmp_path, capsys):
-    assert predict.main([str(run), str(pictures / "a/0.png"), "--category", "dots", "--write", "csv", "--output", str(tmp_path)]) == 0
+    assert predict.main([str(run / "dots"), str(pictures / "a/0.png"), "--write", "csv", "--output", str(tmp_path)]) == 0
     assert [p.name for p in tmp_path.iterdir()] == ["scores.csv"]
 
 
@@ -136,8 +137,8 @@ def test_a_detector_without_threshold_says_unknown(pictures, tmp_path, capsys):
 def test_tiles_find_what_the_detector_finds_in_parts(run, detector, tmp_path):
     picture = make_picture(1, 192, 320)
     Image.fromarray(picture).save(tmp_path / "large.png")
-    arguments = [str(run / "stripes"), str(tmp_path / "large.png"), "--tile", "64", "--overlap", "0", "--output", str(tmp_path / "out")]
-    assert predict.main([*arguments, "--write", "all"]) == 0
+    words = ["--tile", "64", "--overlap", "0", "--output", str(tmp_path / "out"), "--write", "all"]
+    assert predict.main([str(run / "stripes"), str(tmp_path / "large.png"), *words]) == 0
     (found,) = rows(tmp_path / "out")
     tiles = [picture[y : y + 64, x : x + 64] for y in (0, 64, 128) for x in range(0, 320, 64)]
     assert float(found["score"]) == pytest.approx(detector.predict(tiles).scores.max().item(), rel=1e-5)
