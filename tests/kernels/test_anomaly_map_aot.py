@@ -28,7 +28,9 @@ MAP_REGISTERS = {80: 248, 90: 200, 100: 200}
 NCHW, NHWC, MIXED = (False, False), (True, True), (False, True)
 
 
-def build(kernel: Any, pointers: dict[str, Any], constants: dict[str, Any], arch: int, scalars: tuple[str, ...] = ()):
+def build(
+    kernel: Any, pointers: dict[str, Any], constants: dict[str, Any], arch: int | str, scalars: tuple[str, ...] = ()
+) -> Any:
     """Compile for one architecture; pointers are taken to be 16-byte aligned, as torch's allocations are."""
     signature = {**pointers, **dict.fromkeys(scalars, "i32"), **dict.fromkeys(constants, "constexpr")}
     aligned: dict[tuple[int, ...], Any] = {}
@@ -36,7 +38,8 @@ def build(kernel: Any, pointers: dict[str, Any], constants: dict[str, Any], arch
         places = [(i, j) for j in range(len(kind))] if isinstance(kind, tuple) else [(i,)]
         aligned |= {place: [["tt.divisibility", 16]] for place in places}
     source = ASTSource(kernel, signature, constants, attrs=aligned)
-    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": 4})
+    target = GPUTarget("cuda", arch, 32) if isinstance(arch, int) else GPUTarget("hip", arch, 64)
+    return triton.compile(source, target=target, options={"num_warps": 4})
 
 
 def resources(compiled: Any, folder: Path) -> tuple[int, int]:
@@ -51,7 +54,7 @@ def resources(compiled: Any, folder: Path) -> tuple[int, int]:
 
 
 def map_kernels_of(
-    arch: int, size: tuple[int, int] = (256, 256), combine: Any = "sum", write: bool = True, keep: int = 0,
+    arch: int | str, size: tuple[int, int] = (256, 256), combine: Any = "sum", write: bool = True, keep: int = 0,
     shapes=RESNET18,
 ) -> list[Any]:
     spec = MapSpec(tuple(s[1:] for s in shapes), size, (1.0,) * len(shapes), combine, 4.0, False, "reflect")
@@ -59,7 +62,8 @@ def map_kernels_of(
     return [
         build(map_kernels.map_kernel, pointers, dict(
             LEVELS=plan.levels, TOTAL=plan.total, H=size[0], W=size[1], BM=plan.block[0], BN=plan.block[1],
-            CHUNK=map_launch.CHUNK, PRODUCT=plan.product, WRITE=write, KEEP=keep, PRECISION="tf32x3",
+            CHUNK=map_launch.CHUNK, PRODUCT=plan.product, WRITE=write, KEEP=keep,
+            PRECISION="tf32x3" if isinstance(arch, int) else "ieee",
         ), arch)
         for plan in map_launch.plans(spec, torch.device("cpu"))
     ]
@@ -85,6 +89,14 @@ def test_map_kernel_uses_the_tensor_cores() -> None:
     assert "mma.sync" in map_kernels_of(80)[0].asm["ptx"]
     assert "wgmma" in map_kernels_of(90)[0].asm["ptx"]
     assert "tcgen05.mma" in map_kernels_of(100)[0].asm["ptx"]
+
+
+@pytest.mark.skipif("amd" not in triton.backends.backends, reason="this triton has no AMD backend")
+def test_map_kernel_compiles_for_amd_without_spills() -> None:
+    for compiled in map_kernels_of("gfx942"):
+        text = compiled.asm["amdgcn"]
+        assert re.search(r"\.vgpr_spill_count:\s+0\b", text)
+        assert re.search(r"\.private_segment_fixed_size:\s+0\b", text)
 
 
 @pytest.mark.parametrize(("arch", "dtype", "last"), [
