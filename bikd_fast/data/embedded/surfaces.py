@@ -7,6 +7,7 @@ from bikd_fast.data.embedded.scene import Scene
 from bikd_fast.data.embedded.sources import Parts
 
 _WHOLE = np.ones((SIZE, SIZE))
+_LOOSE_GROUND = (124, 136)  # pixels of the photograph: blades and stones large enough for a person to tell a defect among them
 
 
 def brick(rng: Rng, parts: Parts) -> Scene:
@@ -17,13 +18,13 @@ def brick(rng: Rng, parts: Parts) -> Scene:
 
 def grass(rng: Rng, parts: Parts) -> Scene:
     """A lawn; where grass is missing it shows bare earth."""
-    picture = window(rng, parts["grass"], (172, 184), degrees=4, flip=True)
+    picture = window(rng, parts["grass"], _LOOSE_GROUND, degrees=4, flip=True)
     return Scene(picture, _WHOLE, rubble(rng, parts, 0.26))
 
 
 def gravel(rng: Rng, parts: Parts) -> Scene:
     """A bed of gravel; where stones are missing it shows sand."""
-    picture = window(rng, parts["gravel"], (172, 184), degrees=4, flip=True)
+    picture = window(rng, parts["gravel"], _LOOSE_GROUND, degrees=4, flip=True)
     return Scene(picture, _WHOLE, rubble(rng, parts, 0.36))
 
 
