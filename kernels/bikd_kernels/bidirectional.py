@@ -42,8 +42,9 @@ def launch_objective(
     outs = (grads[:2] if grad_student else held[2:4]) + (grads[-2:] if grad_adapter else held[4:6])
     groups = launches("objective", layouts, inputs[:6] if adapt else inputs[:4])
     total = sum(p.ends[-1] for _, p in groups)
-    part = torch.zeros if not adapt else torch.empty
-    part = part(len(TERMS), total, dtype=torch.float32, device=clean[0].device)
+    part = torch.empty(len(TERMS), total, dtype=torch.float32, device=clean[0].device)
+    if not adapt:  # the anchor terms have no program
+        part[5:].zero_()
     counts = counts.to(torch.float32).contiguous()
     start = 0
     for levels, p in groups:
@@ -89,7 +90,7 @@ library.define(
 def _objective(clean, corrupt, student_clean, student_corrupt, adapter_clean, adapter_corrupt, regions, counts,
                beta_tensor, beta, scale, fold_student, fold_adapter, options, dead_zero, grad_student, grad_adapter, impl):
     run = launch_objective if impl == "triton" else reference.objective
-    numbers = Options(*options, dead_zero=dead_zero)
+    numbers = Options._make([*options, dead_zero])
     balance = beta if beta_tensor is None else beta_tensor
     if isinstance(balance, Tensor) and not balance.is_cuda and impl != "triton":
         balance = float(balance)
@@ -203,9 +204,9 @@ def bidirectional_loss(
 
     options = (float(bound), float(margin), float(forward_weights[0]), float(forward_weights[1]), float(use_con),
                float(use_div), float(use_anc), float(eps))
-    on_device = isinstance(beta, Tensor)
-    settings = (levels, "adapter_clean" in maps, 0.0 if on_device else float(beta), scale,
+    beta_tensor = beta.detach() if isinstance(beta, Tensor) else None
+    settings = (levels, "adapter_clean" in maps, 0.0 if isinstance(beta, Tensor) else float(beta), scale,
                 folds(("student_clean", "student_corrupt")), folds(("adapter_clean", "adapter_corrupt")), options,
                 dead == "zero", grad_student, grad_adapter, impl)
-    loss, values = Objective.apply(settings, counts, beta.detach() if on_device else None, *frozen, *moving, *regions)
+    loss, values = Objective.apply(settings, counts, beta_tensor, *frozen, *moving, *regions)
     return loss, dict(zip((*TERMS, "forward", "backward"), values.unbind()))

@@ -5,6 +5,7 @@ once, 3 feature sets of traffic instead of the 33 of eager PyTorch. Kernels are 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ def launch_pair(
     part = torch.empty(1, sum(p.ends[-1] for _, p in groups), dtype=torch.float32, device=student[0].device)
     start = 0
     for levels, p in groups:
-        def pick(maps: Sequence[Tensor], levels: list[int] = levels) -> tuple[Tensor, ...]:
+        def pick(maps: Sequence[Any], levels: list[int] = levels) -> tuple[Any, ...]:
             return tuple(maps[k] for k in levels)
         pair_kernel[(p.ends[-1],)](
             pick(teacher), pick(student), pick(weights or student), part if inverse is None else inverse_of(inverse, levels),
@@ -180,8 +181,8 @@ def cosine_discrepancy(
         settings = (levels, scale, fold, eps, dead == "zero", grad_teacher, grad_student, impl)
         return Pair.apply(settings, inverse, *teacher, *student, *weight_maps)
 
-    settings = (over == "map", eps, dead == "zero", grad_teacher, grad_student, impl)
-    values = list(Statistics.apply(settings, *teacher, *student))
+    saved_path = (over == "map", eps, dead == "zero", grad_teacher, grad_student, impl)
+    values = list(Statistics.apply(saved_path, *teacher, *student))
     result = []
     for k, d in enumerate(values):
         divisor: Tensor | float = max(1, d.numel())

@@ -20,8 +20,8 @@ def region_maps(mask: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
         raise ValueError(f"mask must have shape (B, H, W), got {tuple(mask.shape)}")
     covered = mask.detach().to(torch.float32).unsqueeze(1)
     maps = []
-    for size in sizes:
-        pooled = F.adaptive_avg_pool2d(covered, tuple(size)).squeeze(1)
+    for height, width in sizes:
+        pooled = F.adaptive_avg_pool2d(covered, (height, width)).squeeze(1)
         maps.append((pooled > 0).to(torch.uint8) + (pooled >= 0.5).to(torch.uint8))
     return maps
 

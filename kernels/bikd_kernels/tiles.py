@@ -46,6 +46,8 @@ def rule(operator: str, channels_last: bool, itemsize: int, channels: int) -> tu
     positions = 64 if itemsize <= 2 else 32
     if operator == "objective":
         return (8 if itemsize <= 2 else 16), positions, 4
+    if channels * positions * 2 <= RESIDENT[operator][False]:
+        positions *= 2
     resident = channels * positions <= RESIDENT[operator][False]
     return (channels if resident else 64), positions, 8
 
@@ -106,11 +108,15 @@ def device_key(x: Tensor) -> str:
 
 
 def launches(operator: str, layouts: Sequence[bool], tensors: Sequence[Sequence[Tensor]]) -> list[tuple[list[int], Plan]]:
-    """(level numbers, plan) of each launch: one for all levels of a layout. tensors: the lists a level's tile loads."""
+    """(level numbers, plan) of each launch: one for all levels of a layout. tensors: the lists a level's tile loads.
+
+    The objective in NCHW takes a launch a level: three of its bodies in one kernel spill.
+    """
     groups = []
     for last in (True, False):
-        levels = [k for k, layout in enumerate(layouts) if layout == last and tensors[0][k].numel() > 0]
-        if levels:
+        together = [k for k, layout in enumerate(layouts) if layout == last and tensors[0][k].numel() > 0]
+        apart = operator == "objective" and not last
+        for levels in [[k] for k in together] if apart else [together] * bool(together):
             shapes = tuple(tuple(tensors[0][k].shape) for k in levels)
             sizes = tuple(max(maps[k].element_size() for maps in tensors) for k in levels)
             groups.append((levels, plan(operator, shapes, (last,) * len(levels), sizes, device_key(tensors[0][0]))))

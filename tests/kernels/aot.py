@@ -27,7 +27,8 @@ TABLE = Path(__file__).with_name("aot_table.json")
 TOOLS = Path(nvidia.__file__).parent / "bin"
 BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942")
-CHANNELS = (64, 128, 256, 512, 1024)
+CHANNELS = {"sm_90": (64, 128, 256, 512, 1024)}
+OTHER_CHANNELS = (64, 256, 1024)
 TRIOS = {"resnet18": (64, 128, 256), "wide_resnet50": (256, 512, 1024)}
 MAPS = {"pair": ("T", "S", "GT", "GS"), "objective": ("E", "F", "S", "R", "G", "H", "GS", "GR", "GG", "GH")}
 OTHERS = {"pair": ("W",), "objective": ("REGION",)}
@@ -41,7 +42,7 @@ FLAGS = {
 
 
 def compile_kernel(operator: str, arch: str, dtype: str, last: bool, channels: tuple[int, ...]) -> tuple[Any, int, int]:
-    """(compiled, warps, elements of the first level's tile) with the committed tiles, all pointers 16-byte aligned."""
+    """(compiled, threads, elements of one tile of every level) with the committed tiles, all pointers 16-byte aligned."""
     kernel = pair_kernel if operator == "pair" else objective_kernel
     levels = len(channels)
     tiles = [tile(operator, last, BYTES[dtype], c, arch) for c in channels]
@@ -68,7 +69,7 @@ def compile_kernel(operator: str, arch: str, dtype: str, last: bool, channels: t
     warps = tiles[0][2]
     backend, number, width = ("hip", arch, 64) if arch.startswith("gfx") else ("cuda", int(arch[3:]), 32)
     compiled = triton.compile(source, target=GPUTarget(backend, number, width), options={"num_warps": warps})
-    return compiled, warps * width, tiles[0][0] * tiles[0][1]
+    return compiled, warps * width, sum(t[0] * t[1] for t in tiles)
 
 
 def tool(name: str, *arguments: str) -> str:
@@ -112,10 +113,10 @@ def variants() -> Iterator[tuple[str, tuple[str, str, str, bool, tuple[int, ...]
     """(name, arguments of row) of the whole table."""
     for operator in MAPS:
         for arch in ARCHITECTURES:
-            for dtype in BYTES:
+            for dtype in BYTES if arch == "sm_90" else ("bf16", "fp32"):
                 for last in (True, False):
-                    shapes = {str(c): (c,) for c in CHANNELS}
-                    if arch == "sm_90" and dtype != "fp16":
+                    shapes = {str(c): (c,) for c in CHANNELS.get(arch, OTHER_CHANNELS)}
+                    if arch == "sm_90" and dtype != "fp16" and (last or operator == "pair"):
                         shapes |= TRIOS
                     for label, channels in shapes.items():
                         layout = "channels_last" if last else "nchw"
@@ -140,16 +141,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="write the table instead of comparing with it")
     parser.add_argument("--only", default="", help="part of a row's name")
+    parser.add_argument("--missing", action="store_true", help="only rows that the table lacks")
     options = parser.parse_args()
     old = json.loads(TABLE.read_text())["rows"] if TABLE.exists() else {}
-    new, worse = dict(old), []
+    names = [name for name, _ in variants()]
+    new, worse = {name: old[name] for name in names if name in old}, []
     for name, arguments in variants():
-        if options.only in name:
+        if options.only in name and not (options.missing and name in old):
             new[name] = row(*arguments)
             print(name, new[name], flush=True)
             worse += regressions(name, new[name], old[name]) if name in old and not options.write else []
     if options.write:
-        lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in new.items())
+        lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name in names if (value := new.get(name)))
         TABLE.write_text(f'{{"triton": "{triton.__version__}", "rows": {{\n{lines}\n}}}}\n')
     if worse:
         sys.exit("\n".join(worse))

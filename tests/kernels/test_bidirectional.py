@@ -87,7 +87,7 @@ def test_teacher_starts_as_the_backbone() -> None:
 def test_dead_positions_are_finite(dtype: torch.dtype) -> None:
     inputs = objective_inputs(dtypes=(dtype,) * 3, dead=0.4)
     for dead in ("zero", "torch"):
-        loss, terms = bidirectional_loss(**inputs, dead=dead)
+        loss, _ = bidirectional_loss(**inputs, dead=dead)
         grads = torch.autograd.grad(loss, inputs["student_corrupt"] + inputs["adapter_corrupt"])
         assert torch.isfinite(loss) and all(torch.isfinite(g).all() for g in grads)
     check_objective(inputs, "reference", dead="zero")
