@@ -9,6 +9,7 @@ The matrices are constants under torch.compile, torch.export and the ONNX export
 """
 
 import contextlib
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
@@ -18,12 +19,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..layout import arranged, feature_view, is_channels_last, pieces, position_view
 from ..resample import resample_matrix
 from .cosine import squared_norm
 
 Combine = Literal["sum", "mean", "product"]
 Score = Literal["max", "topk"]
-CHUNK_BYTES = 1 << 20  # of one temporary of one slice of the batch on a CPU, so that a few fit a core's L2 cache
+CHUNK_BYTES = 1 << 20  # of the maps made at a time on a CPU
 
 
 class MapSpec(NamedTuple):
@@ -47,22 +49,37 @@ def anomaly_map(
     return_map: bool,
     eps: float = 1e-8,
 ) -> tuple[Tensor | None, Tensor]:
-    """Reference of bikd_kernels.anomaly_map, arguments checked already; on the CPU it walks the batch in slices."""
-    batch = teacher[0].shape[0]
-    step = _slice_length(teacher, spec)
-    if torch.compiler.is_compiling() or step >= batch:  # in this order: the batch may be symbolic
+    """Reference of bikd_kernels.anomaly_map, arguments checked already; a CPU walks features and batch in pieces."""
+    if torch.compiler.is_compiling():
         maps = combine_maps([discrepancy(t, s, eps) for t, s in zip(teacher, student)], spec)
         return (maps if return_map else None), score_of(maps, score, topk)
-    dtype = torch.float64 if teacher[0].dtype == torch.float64 else torch.float32
-    whole = teacher[0].new_empty((batch, *spec.size), dtype=dtype) if return_map else None
-    scores = teacher[0].new_empty((batch,), dtype=dtype)
+    levels = [_walked(t, s, eps) for t, s in zip(teacher, student)]
+    batch, step = len(levels[0]), _slice_length(levels[0].device, spec)
+    if step >= batch:
+        maps = combine_maps(levels, spec)
+        return (maps if return_map else None), score_of(maps, score, topk)
+    whole = levels[0].new_empty((batch, *spec.size)) if return_map else None
+    scores = levels[0].new_empty((batch,))
     for start in range(0, batch, step):
         part = slice(start, start + step)
-        maps = combine_maps([discrepancy(t[part], s[part], eps) for t, s in zip(teacher, student)], spec)
+        maps = combine_maps([d[part] for d in levels], spec)
         if whole is not None:
             whole[part] = maps
         scores[part] = score_of(maps, score, topk)
     return whole, scores
+
+
+def _walked(teacher: Tensor, student: Tensor, eps: float) -> Tensor:
+    """discrepancy, a piece of the features at a time, so that temporaries stay in a CPU's cache."""
+    last = is_channels_last(student)
+    t, s = (feature_view(arranged(x, last), last) for x in (teacher, student))
+    double = torch.float64 in (t.dtype, s.dtype)
+    batch, _, height, width = student.shape
+    d = t.new_empty((batch, height, width), dtype=torch.float64 if double else torch.float32)
+    flat = position_view(d, last)
+    for at, where in pieces(s):
+        flat[where] = discrepancy(t[at], s[at], eps)
+    return d
 
 
 def combine_maps(discrepancies: Sequence[Tensor], spec: MapSpec) -> Tensor:
@@ -96,7 +113,7 @@ def score_of(maps: Tensor, score: Score, topk: int) -> Tensor:
 
 
 def discrepancy(teacher: Tensor, student: Tensor, eps: float) -> Tensor:
-    """1 - cosine over the channels, (B, C, h, w) -> (B, h, w), float32 (float64 for float64 inputs)."""
+    """1 - cosine over the channels, (B, C, ...) -> (B, ...), float32 (float64 for float64 inputs)."""
     dtype = torch.float64 if torch.float64 in (teacher.dtype, student.dtype) else torch.float32
     t, s = teacher.to(dtype), student.to(dtype)
     scale = [squared_norm(x, 1).clamp_min(eps * eps).rsqrt() for x in (t, s)]
@@ -140,12 +157,9 @@ def _arrays(spec: MapSpec, double: bool) -> list[NDArray[Any]]:
     return [np.ascontiguousarray(a, dtype=np.float64 if double else np.float32).copy() for a in arrays]
 
 
-def _slice_length(teacher: Sequence[Tensor], spec: MapSpec) -> int:
-    """Images a slice of the batch holds; the whole batch where the tensors are not on the CPU."""
-    if teacher[0].device.type != "cpu":
-        return teacher[0].shape[0]
-    image = 4 * max(max(t.shape[1:].numel() for t in teacher), 2 * spec.size[0] * spec.size[1])
-    return max(1, CHUNK_BYTES // image)
+def _slice_length(device: torch.device, spec: MapSpec) -> int:
+    """Images whose maps are made at a time: what fits a core's cache on a CPU, the whole batch elsewhere."""
+    return max(1, CHUNK_BYTES // (4 * spec.size[0] * spec.size[1])) if device.type == "cpu" else sys.maxsize
 
 
 def _full_precision(device_type: str) -> contextlib.AbstractContextManager:
