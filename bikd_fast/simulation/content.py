@@ -90,7 +90,6 @@ def draw_fill(
     images_low: Tensor,
     object_grid: Tensor | None,
     sources: Sources,
-    size: int,
 ) -> Fill:
     """Content parameters of a batch. index: (B,) the pictures' rows in the pool; place: y, x (B, 1) elsewhere."""
     u = uniform(keys, 16, stream=4)
@@ -107,14 +106,13 @@ def draw_fill(
     several = (away | draw.on("foreign")).float()  # where it lies as it was, it must at least be turned
     quarter = (1 - several + (u[:, 2:3] * (3 + several)).floor()) * (pi / 2)
     angle = torch.where(draw.on("turn"), u[:, 3:4] * (2 * pi), torch.where(draw.on("quarter"), quarter, 0.0))
-    scale = size / 256
-    drag = draw["drag"] * scale
+    drag = draw["drag"] * outline.peak
     direction = u[:, 4:5] * (2 * pi)
     tint = draw["tint"].clamp(min=0) * (2 * u[:, 5:8] - 1)
     return Fill(
         foreign=foreign, textured=textured, which=other, shuffled=shuffled, order=order,
         from_y=torch.where(away, place[0], outline.center_y), from_x=torch.where(away, place[1], outline.center_x),
-        angle=torch.where(draw.on("warp"), draw["twirl"], angle), zoom=draw["zoom"],
+        angle=torch.where(draw.on("warp"), draw["twirl"] * outline.width / outline.length, angle), zoom=draw["zoom"],
         mirror=torch.where(draw.on("flip"), -1.0, 1.0), drag_y=drag * direction.sin(), drag_x=drag * direction.cos(),
         warp=draw.on("warp"), low=draw["low"], fill=draw["fill"].clamp(0, 1),
         color=_colors(images_low, object_grid, draw, outline, u[:, 8:13]),

@@ -48,7 +48,7 @@ DEFAULTS: dict[str, Range] = {
     "warp": OFF,  # switch: displacement rises smoothly from the outline to the middle
     "twirl": (0.0, 0.0),  # angle in the middle
     "zoom": (0.0, 0.0),  # log2 of the magnification
-    "drag": (0.0, 0.0),  # displacement
+    "drag": (0.0, 0.0),  # displacement, as a share of the half width: from 0.6 on the picture would fold over
     "low": (0.0, 0.0),  # towards the smoothed picture (1: smooth, below 0: sharpened)
     "fill": (0.0, 0.0),  # towards a flat colour; none below 0
     "own": (0.0, 0.0),  # that colour: 1 the surroundings', 0 a drawn one
@@ -83,9 +83,8 @@ ROWS: dict[str, dict[str, Range]] = {
         "own": (-0.5, 0.5), "level": (0.0, 1.0),
     },
     "warp": {
-        "noisy": chance(0.2), "exponent_y": (0, 3), "exponent_x": (0, 3), "box": OFF, "aspect": (0.0, 1.0),
-        "cover": (0.35, 1.0), "feather": (0.0, 0.2), "opacity": (1.0, 1.0), "warp": ON, "twirl": (-1.2, 1.2),
-        "zoom": (-0.9, 0.7), "drag": (-10.0, 10.0),
+        "noisy": OFF, "box": OFF, "aspect": (0.0, 1.0), "cover": (0.35, 1.0), "feather": (0.0, 0.2), "opacity": (1.0, 1.0),
+        "warp": ON, "twirl": (-1.2, 1.2), "zoom": (-0.9, 0.7), "drag": (-0.5, 0.5),
     },
     "stain": {
         "exponent_y": (0, 4), "exponent_x": (0, 4), "local": (0.0, 5.0), "box": OFF, "cover": (0.1, 1.0),

@@ -103,7 +103,7 @@ class Simulator:
         center, elsewhere = draw_places(keys, 7, cumulative, size), draw_places(keys, 8, cumulative, size)
         outline = draw_outlines(keys, draw, config.coverage, config.scale, center, grids, size, self._gradients)
         images_low = F.avg_pool2d(images, BLOCK)
-        fill = draw_fill(keys, draw, index, outline, elsewhere, images_low, grids, self._sources, size)
+        fill = draw_fill(keys, draw, index, outline, elsewhere, images_low, grids, self._sources)
         low, high = config.opacity
         opacity = low + draw["opacity"] * (high - low)
         low, high = config.feather
