@@ -1,0 +1,48 @@
+"""Machine code of the fused kernels, compiled ahead of time and held against aot_table.json.
+
+A representative part runs here; BIKD_AOT_FULL=1, or `python tests/kernels/aot.py`, compiles every row.
+"""
+
+import json
+import os
+
+import pytest
+from bikd_kernels.dispatch import HAS_TRITON, INTERPRETED
+
+if not HAS_TRITON or INTERPRETED:
+    pytest.skip("compiles with Triton, not with its interpreter", allow_module_level=True)
+
+import aot
+
+PART = (
+    "pair/sm_90/bf16/channels_last/256", "pair/sm_90/bf16/channels_last/resnet18", "pair/sm_90/bf16/nchw/64",
+    "pair/sm_90/fp32/nchw/1024", "pair/sm_80/fp16/channels_last/1024", "pair/sm_100/bf16/channels_last/64",
+    "pair/gfx942/bf16/channels_last/256", "objective/sm_90/bf16/channels_last/wide_resnet50",
+    "objective/sm_90/fp32/nchw/256", "objective/sm_80/bf16/channels_last/256", "objective/sm_100/fp32/channels_last/64",
+)
+TABLE = json.loads(aot.TABLE.read_text())["rows"]
+VARIANTS = dict(aot.variants())
+
+
+def test_the_table_is_complete_and_clean() -> None:
+    """Every variant has a row; none spills; channels_last moves 128 bits at a time; instructions fit the bandwidth."""
+    assert TABLE.keys() == VARIANTS.keys()
+    assert [n for n, row in TABLE.items() if row["spilled"]] == []
+    assert [n for n, row in TABLE.items() if row["bits"] < (64 if "objective" in n and "/nchw/" in n else 128)] == []
+    # lane-instructions an element that an H200 has time for while it moves the bytes (41 for 6 bytes): pair, objective
+    budget = {"pair": {"bf16": 41, "fp16": 41, "fp32": 83}, "objective": {"bf16": 145, "fp16": 150, "fp32": 274}}
+    over = [n for n, row in TABLE.items() if "/sm_90/" in n and "/channels_last/" in n
+            and row["instructions"] > budget[n.split("/")[0]][n.split("/")[2]]]
+    assert over == []
+
+
+@pytest.mark.parametrize("name", list(VARIANTS) if os.environ.get("BIKD_AOT_FULL") == "1" else PART)
+def test_no_worse_than_the_table(name: str) -> None:
+    assert aot.regressions(name, aot.row(*VARIANTS[name]), TABLE[name]) == []
+
+
+def test_a_regression_is_seen() -> None:
+    good = {"registers": 40, "spilled": 0, "bits": 128, "instructions": 20.0}
+    assert aot.regressions("x", good, good) == []
+    for key, value in (("registers", 64), ("spilled", 8), ("bits", 32), ("instructions", 30.0)):
+        assert len(aot.regressions("x", good | {key: value}, good)) == 1
