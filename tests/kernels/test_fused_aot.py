@@ -25,10 +25,12 @@ VARIANTS = dict(aot.variants())
 
 
 def test_the_table_is_complete_and_clean() -> None:
-    """Every variant has a row; none spills; channels_last moves 128 bits at a time; instructions fit the bandwidth."""
+    """Every variant has a row; none spills; on NVIDIA all but the objective in NCHW (4 positions a thread, 64 bits of a
+    16-bit type) moves 128 bits at a time; instructions fit the bandwidth."""
     assert TABLE.keys() == VARIANTS.keys()
     assert [n for n, row in TABLE.items() if row["spilled"]] == []
-    assert [n for n, row in TABLE.items() if row["bits"] < (64 if "objective" in n and "/nchw/" in n else 128)] == []
+    assert [n for n, row in TABLE.items() if "/sm_" in n
+            and row["bits"] < (64 if "objective" in n and "/nchw/" in n else 128)] == []
     # lane-instructions an element that an H200 has time for while it moves the bytes (41 for 6 bytes): pair, objective
     budget = {"pair": {"bf16": 41, "fp16": 41, "fp32": 83}, "objective": {"bf16": 145, "fp16": 150, "fp32": 274}}
     over = [n for n, row in TABLE.items() if "/sm_90/" in n and "/channels_last/" in n
