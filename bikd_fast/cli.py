@@ -12,6 +12,7 @@ COMMANDS = {
     "evaluate": "measure the detectors of a run on its labelled pictures",
     "predict": "find defects in pictures, folders, videos",
     "export": "write a detector for another runtime, checked against it",
+    "serve": "judge pictures over HTTP: upload page and JSON API",
 }
 
 

@@ -1,0 +1,63 @@
+"""Serve a detector over HTTP: `bikd serve RUN`, `python bikd_fast/serve.py RUN`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bikd_fast.errors import UserError, guarded
+
+TOKEN = "BIKD_TOKEN"  # name of an environment variable
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Load the detector, say where it is served, serve until interrupted."""
+    parser = argparse.ArgumentParser(prog="bikd serve", description="Serve a detector over HTTP: an upload page and a JSON API.")
+    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument("--category", help="which detector, where the run holds several")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; any but the default asks for a token")
+    parser.add_argument("--port", type=int, default=8000, help="default 8000; 0 takes a free one")
+    parser.add_argument("--max-upload-mb", type=float, default=32.0, help="largest upload; default 32")
+    parser.add_argument("--max-pixels", type=int, default=50_000_000, help="largest picture; default 50 million pixels")
+    parser.add_argument("--batch", type=int, default=8, help="pictures through the network at a time; default 8")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; default the GPU where there is one")
+    options = parser.parse_args(arguments)
+
+    try:
+        import uvicorn
+
+        from bikd_fast.serving.app import create_app
+    except ImportError as error:
+        raise UserError(f"serving needs {error.name}: pip install 'bikd_fast[serve]'.") from error
+    from bikd_fast.inference.colours import colour_range
+    from bikd_fast.inference.find import find_detector, load_detector
+    from bikd_fast.serving.settings import LOCAL_HOSTS, Limits
+
+    folder = find_detector(options.run, options.category)
+    detector = load_detector(options.run, options.category, options.device)
+    base = folder.parent if folder.is_file() else folder
+    limits = Limits(int(options.max_upload_mb * (1 << 20)), options.max_pixels, batch=options.batch)
+    token = os.environ.get(TOKEN) or (None if options.host in LOCAL_HOSTS else secrets.token_urlsafe(24))
+    app = create_app(detector, limits=limits, token=token, colours=colour_range(base, detector.pixel_threshold.item()))
+    config = uvicorn.Config(
+        app, host=options.host, port=options.port, log_level="warning", access_log=False, timeout_keep_alive=15, server_header=False
+    )
+    server = uvicorn.Server(config)
+    socket = config.bind_socket()
+    print(f"serving {folder} on http://{_shown(options.host)}:{socket.getsockname()[1]}", flush=True)
+    if token is not None and not os.environ.get(TOKEN):
+        print(f"token: {token}\n(set {TOKEN} to choose it; it travels unencrypted unless a proxy adds TLS)", flush=True)
+    server.run(sockets=[socket])
+    return 0
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))
