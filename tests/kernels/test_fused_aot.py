@@ -16,7 +16,8 @@ import aot
 
 PART = (
     "pair/sm_90/bf16/channels_last/256", "pair/sm_90/bf16/channels_last/resnet18", "pair/sm_90/bf16/nchw/64",
-    "pair/sm_90/fp32/nchw/1024", "pair/sm_80/fp16/channels_last/1024", "pair/sm_100/bf16/channels_last/64",
+    "pair/sm_90/fp32/nchw/1024", "pair/sm_90/fp16/channels_last/1024", "pair/sm_80/bf16/channels_last/1024",
+    "pair/sm_100/bf16/channels_last/64",
     "pair/gfx942/bf16/channels_last/256", "objective/sm_90/bf16/channels_last/wide_resnet50",
     "objective/sm_90/fp32/nchw/256", "objective/sm_80/bf16/channels_last/256", "objective/sm_100/fp32/channels_last/64",
 )
