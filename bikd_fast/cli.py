@@ -13,6 +13,8 @@ COMMANDS = {
     "predict": "find defects in pictures, folders, videos",
     "export": "write a detector for another runtime, checked against it",
     "serve": "judge pictures over HTTP: upload page and JSON API",
+    "compare": "runs side by side, differences with intervals",
+    "simulate": "a contact sheet of simulated defects on pictures of yours",
 }
 
 

@@ -82,7 +82,8 @@ def test_answers_are_the_detectors(port, detector):
             assert found["label"] == ("anomalous" if known.labels.item() else "normal")
             assert found["threshold"] == known.threshold and (found["width"], found["height"]) == (100, 80)
             assert found["heatmap"] is None and (len(found["regions"]) > 0) == bool(known.masks.any())
-    status, found, _ = ask(port, path="/v1/predict?heatmap=true", body=file_of(picture, "BMP"), headers={"content-type": "image/bmp"})
+    bmp = {"content-type": "image/bmp"}
+    status, found, _ = ask(port, path="/v1/predict?heatmap=true", body=file_of(picture, "BMP"), headers=bmp)
     head, _, data = found["heatmap"].partition(",")
     assert head == "data:image/jpeg;base64" and Image.open(io.BytesIO(base64.b64decode(data))).size == (100, 80)
 
@@ -108,6 +109,7 @@ def zip_bomb(megabytes=64):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + text + chunk(b"IDAT", zlib.compress(bytes(25 * 8))) + chunk(b"IEND", b"")
 
 
+HEAD = b"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\nContent-Length: "
 GOOD = file_of(make_picture(0))
 NOISE = np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8)
 HOSTILE = {
@@ -161,17 +163,17 @@ def test_bodies_that_lie_about_their_length(port):
     status, found, _ = ask(port, body=chunks(), headers={**PNG, "transfer-encoding": "chunked"})
     assert status == 413 and "200000 bytes" in found["error"]
     with socket.create_connection(("127.0.0.1", port), timeout=20) as raw:
-        raw.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\nContent-Length: 99999999999\r\n\r\n")
+        raw.sendall(HEAD + b"99999999999\r\n\r\n")
         assert b" 413 " in raw.recv(100)
     with socket.create_connection(("127.0.0.1", port), timeout=20) as raw:  # gone in the middle of its body
-        raw.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\nContent-Length: 5000\r\n\r\nabc")
+        raw.sendall(HEAD + b"5000\r\n\r\nabc")
     assert ask(port, body=GOOD, headers=PNG)[0] == 200
 
 
 def test_a_body_that_never_ends_is_not_waited_for(detector):
     with serving(create_app(detector, limits=Limits(seconds=0.5))) as port:
         with socket.create_connection(("127.0.0.1", port), timeout=20) as raw:
-            raw.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\nContent-Length: 5000\r\n\r\nabc")
+            raw.sendall(HEAD + b"5000\r\n\r\nabc")
             assert b" 408 " in raw.recv(100)
 
 
@@ -237,8 +239,8 @@ def test_too_much_at_once_is_sent_away_and_a_broken_network_is_said():
         go.wait(20)
         return real(x)
 
-    slow.forward = forward
     with serving(create_app(slow, limits=Limits(waiting=2, batch=1, seconds=15))) as port:
+        slow.forward = forward
         statuses = []
         threads = [threading.Thread(target=lambda: statuses.append(ask(port, body=GOOD, headers=PNG)[0])) for _ in range(8)]
         for thread in threads:

@@ -1,0 +1,56 @@
+"""What training would make of pictures: `bikd simulate PICTURES... --sheet sheet.png`, `python bikd_fast/simulate.py ...`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bikd_fast.errors import UserError, guarded
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Draw simulated defects on good pictures and write them as one contact sheet."""
+    parser = argparse.ArgumentParser(prog="bikd simulate", description="A contact sheet of simulated defects on good pictures.")
+    parser.add_argument("pictures", nargs="+", metavar="PICTURES", help="good pictures: files, folders, globs")
+    parser.add_argument("--sheet", type=Path, required=True, metavar="FILE", help="where to write it, such as sheet.png")
+    parser.add_argument("--config", type=Path, help="config.yaml of a run, for its simulation; default the defaults")
+    parser.add_argument("--rows", type=int, default=16, help="samples on the sheet; default 16")
+    parser.add_argument("--size", type=int, default=256, help="side of a picture in pixels, a multiple of 32; default 256")
+    parser.add_argument("--seed", type=int, default=0, help="another seed draws other defects; default 0")
+    options = parser.parse_args(arguments)
+    if options.rows < 1 or options.size < 64 or options.size % 32:
+        parser.error("--rows must be at least 1, --size a multiple of 32 of at least 64")
+
+    import itertools
+
+    import torch
+
+    from bikd_fast.inference.inputs import square
+    from bikd_fast.inference.sources import expand
+    from bikd_fast.simulation import SimulationConfig, Simulator
+    from bikd_fast.simulation.sheet import sheet
+
+    found = expand(options.pictures)
+    if found.count is None:
+        raise UserError("simulate takes picture files, folders and globs, no videos and no lists.")
+    settings = SimulationConfig()
+    if options.config:
+        from bikd_fast.arguments import load_run
+
+        if not options.config.is_file():
+            raise UserError(f"{options.config}: no such file.")
+        settings = load_run(options.config).simulation
+    some = itertools.islice(found.sources, max(options.rows, 16))  # others are drawn from as foreign content
+    pool = torch.stack([square(source.name, options.size) for source in some])
+    try:
+        sheet(pool, Simulator(settings, pool), options.sheet, rows=options.rows, seed=options.seed)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{options.sheet}: cannot be written ({error}).") from error
+    print(f"{options.sheet}: {options.rows} samples from {len(pool)} pictures")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

@@ -1,0 +1,80 @@
+"""`bikd compare` and `bikd simulate` as a user meets them."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bikd_fast import compare, simulate
+from bikd_fast.errors import guarded
+from bikd_fast.metrics import evaluate, mean_metrics, to_json
+
+
+def make_metrics(folder, shift, categories=("one", "two")):
+    """metrics.json of a made-up detector: anomalous pictures score higher by ``shift``."""
+    found = {}
+    for number, name in enumerate(categories):
+        rng = np.random.default_rng(number)
+        labels = np.arange(40) % 2
+        masks = np.zeros((40, 16, 16), bool)
+        masks[labels == 1, 4:9, 4:9] = True
+        maps = rng.normal(0, 1, (40, 16, 16)) + shift * masks
+        scores = rng.normal(0, 1, 40) + shift * labels
+        found[name] = evaluate(list(maps), list(masks), scores=scores, labels=labels.tolist())
+    folder.mkdir(exist_ok=True)
+    (folder / "metrics.json").write_text(to_json({"categories": found, "mean": mean_metrics(list(found.values()))}))
+    return folder
+
+
+def test_the_table_and_its_numbers(tmp_path, capsys):
+    runs = [make_metrics(tmp_path / name, shift) for name, shift in (("weak", 0.5), ("strong", 2.0), ("same", 0.5))]
+    words = ["--json", str(tmp_path / "out.json"), "--resamples", "200"]
+    assert compare.main([*map(str, runs), *words]) == 0
+    text = capsys.readouterr().out
+    found = json.loads((tmp_path / "out.json").read_text())
+    strong, same = found["runs"]
+    known = [json.loads((run / "metrics.json").read_text())["categories"]["two"]["image_auroc"] for run in runs]
+    row = strong["categories"]["two"]["image_auroc"]
+    assert (row["a"], row["b"]) == (known[0], known[1]) and row["low"] < row["difference"] < row["high"]
+    assert row["low"] > 0 and f"{100 * row['difference']:+.2f}" in text and "Image AUROC" in text
+    assert same["mean"]["aupro"]["difference"] == 0 and same["mean"]["aupro"]["better"] == 0.5
+    lines = [line for line in text.split(str(runs[2]))[1].splitlines() if "AUPRO" in line]
+    assert len(lines) == 3 and all("+0.00 to +0.00" in line and "*" not in line for line in lines)
+    assert any("*" in line for line in text.split(str(runs[2]))[0].splitlines()[2:])
+
+
+def test_runs_that_cannot_be_compared(tmp_path, capsys):
+    one, other = make_metrics(tmp_path / "a", 1), make_metrics(tmp_path / "b", 1, ("three",))
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged/metrics.json").write_text('{"categories"')
+    (tmp_path / "short").mkdir()
+    short = json.loads((one / "metrics.json").read_text())
+    short["categories"]["one"]["images"].pop()
+    (tmp_path / "short/metrics.json").write_text(json.dumps(short))
+    for second, message in (
+        (other, "share no category"),
+        (tmp_path, "no metrics.json there"),
+        (tmp_path / "damaged", "not readable"),
+        (tmp_path / "short", "40 and 39 pictures"),
+    ):
+        assert guarded(lambda second=second: compare.main([str(one), str(second)])) == 2
+        err = capsys.readouterr().err
+        assert message in err and str(second) in err and len(err.strip().splitlines()) == 1
+    with pytest.raises(SystemExit):
+        compare.main([str(one)])
+
+
+def test_a_sheet_of_simulated_defects(pictures, tmp_path, capsys):
+    words = [str(pictures), "--sheet", str(tmp_path / "sheet.png"), "--rows", "4", "--size", "64"]
+    assert simulate.main(words) == 0
+    drawn = np.asarray(Image.open(tmp_path / "sheet.png"))
+    left = drawn[:64, 8:72].astype(int) if drawn.shape[0] == 2 * 68 else None
+    assert left is not None and drawn.shape[1] == 2 * (4 * 68 + 8) and left.std() > 5
+    assert simulate.main([*words[:2], str(tmp_path / "other.png"), *words[3:], "--seed", "1"]) == 0
+    assert not np.array_equal(drawn, np.asarray(Image.open(tmp_path / "other.png")))
+    for bad, message in ((["nowhere.png"], "no such file"), (["-"], "no lists")):
+        assert guarded(lambda bad=bad: simulate.main([*bad, "--sheet", str(tmp_path / "x.png")])) == 2
+        assert message in capsys.readouterr().err
+    assert guarded(lambda: simulate.main([*words, "--config", str(tmp_path / "none.yaml")])) == 2
+    assert guarded(lambda: simulate.main([words[0], "--sheet", str(tmp_path / "nowhere/x.png"), *words[3:]])) == 2
