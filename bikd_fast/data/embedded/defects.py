@@ -39,7 +39,7 @@ def low_contrast_stain(rng: Rng, scene: Scene) -> Damage:
     """A dried drop: slightly darker and tinted, darkest along its rim; the ground shows through."""
     radius = rng.uniform(17, 27) * _coarse(scene)
     inside = outline(rng, place(rng, scene, 20), radius, 0.35, rng.uniform(1, 1.4))
-    depth = rng.uniform(0.08, 0.12) + 2.5 * _texture(scene)
+    depth = rng.uniform(0.08, 0.12) + 3.25 * _texture(scene)
     cover = step(inside, 1.5) * (0.75 + 0.45 * np.exp(-((inside - 3) ** 2) / 8))
     tint = np.array([0.85, 1.0, 1.2]) if scene.picture.shape[2] == 3 else np.ones(1)
     damaged = scene.picture * (1 - depth * cover[:, :, None] * tint)
