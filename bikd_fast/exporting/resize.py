@@ -33,6 +33,9 @@ def antialias_matrix(source: int, target: int) -> np.ndarray:
 class Resize(nn.Module):
     """float (B, 3, H, W) of whole numbers 0..255 -> (B, 3, size, size) of whole numbers 0..255."""
 
+    rows: torch.Tensor
+    columns: torch.Tensor
+
     def __init__(self, height: int, width: int, size: int) -> None:
         super().__init__()
         self.register_buffer("rows", torch.from_numpy(antialias_matrix(height, size)))

@@ -56,7 +56,7 @@ def comparison_table(found: dict[str, Any]) -> str:
     sure = f"{found['confidence']:.0%} intervals, * where they leave out zero"
     blocks = [f"baseline {found['baseline']}; values and differences in percent, {sure}"]
     for run in found["runs"]:
-        rows = [("", "", "baseline", "this", "difference", "interval", "ahead")]
+        rows: list[tuple[str, ...]] = [("", "", "baseline", "this", "difference", "interval", "ahead")]
         several = len(run["categories"]) > 1
         parts = [*run["categories"].items(), *([("mean", run["mean"])] if several else [])]
         for name, metrics in parts:

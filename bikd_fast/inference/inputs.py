@@ -47,10 +47,10 @@ def pixels(image: Any) -> torch.Tensor:
     if isinstance(image, Image.Image):
         return torch.from_numpy(picture_array(image, "the Pillow picture")).permute(2, 0, 1)
     if isinstance(image, np.ndarray):
-        planes = image[:, :, None] if image.ndim == 2 else image
-        if planes.ndim != 3 or planes.shape[2] not in (1, 3):
+        array = image[:, :, None] if image.ndim == 2 else image
+        if array.ndim != 3 or array.shape[2] not in (1, 3):
             raise InputError(f"an array of shape {image.shape} is no picture: (H, W, 3), (H, W, 1) or (H, W) is taken.")
-        return _numbers(_as_tensor(planes).permute(2, 0, 1))
+        return _numbers(_as_tensor(array).permute(2, 0, 1))
     if isinstance(image, torch.Tensor):
         planes = image.detach()[None] if image.ndim == 2 else image.detach()
         if planes.ndim != 3 or planes.shape[0] not in (1, 3):

@@ -114,7 +114,11 @@ def _listed(stream: TextIO) -> Iterator[Source]:
 
 def _frames(name: str, stem: str, every: int) -> Iterator[Source]:
     for number, frame in frames(name, every):
-        yield Source(f"{name}#{number}", f"{stem}/{number:06d}", lambda frame=frame: frame)
+        yield Source(f"{name}#{number}", f"{stem}/{number:06d}", partial(_same, frame))
+
+
+def _same(frame: torch.Tensor) -> torch.Tensor:
+    return frame
 
 
 def _unique(sources: Iterable[Source]) -> Iterator[Source]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -24,11 +24,14 @@ COLUMNS = ("path", "score", "threshold", "label", "anomalous_share", "width", "h
 WAITING = 16  # results held for drawing at most
 
 
+Verdict = Literal["anomalous", "normal", "unknown"]
+
+
 class OutputError(UserError):
     """Results cannot be written; the message names the file."""
 
 
-def verdict(score: float, threshold: float) -> str:
+def verdict(score: float, threshold: float) -> Verdict:
     """anomalous, normal, or unknown where there is no threshold or no score."""
     if math.isnan(score) or math.isnan(threshold):
         return "unknown"

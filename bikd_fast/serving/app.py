@@ -105,10 +105,10 @@ def create_app(
     threshold, pixel_threshold = detector.threshold.item(), detector.pixel_threshold.item()
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         batcher.start()
         size = detector.image_size  # the first request of a process would wait for imports and allocations
-        anomaly, _ = await batcher.ask(torch.zeros(3, size, size, dtype=torch.uint8))
+        anomaly, _score = await batcher.ask(torch.zeros(3, size, size, dtype=torch.uint8))
         _found(anomaly.numpy(), float(anomaly.mean()), (size, size), None, None)
         yield
         await batcher.stop()
