@@ -20,6 +20,7 @@ CASES = [dict(), dict(reduction="sum"), dict(reduction="per_scale"), dict(reduct
          dict(over="map", reduction="none"), dict(scale_weights=[0.5, 0.0, 2.0, 1.0]), dict(dead="zero")]
 
 
+@pytest.mark.timeout(900)  # 40 s of work, but minutes where the machine is shared
 @pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed: the kernels are NOT tested here")
 def test_kernels_in_the_interpreter() -> None:
     """TRITON_INTERPRET must be set before a kernel is defined, hence the process of its own."""
