@@ -1,6 +1,6 @@
 """`bikd predict` against its network alone: pictures a second, time to the first result. Rows added to results/prediction.csv.
 
-    python benchmarks/prediction.py RUN [--category NAME] [--pictures 200] [--rounds 3]
+    python benchmarks/prediction.py RUN [--category NAME] [--data DIR] [--pictures 200] [--rounds 3]
 
 bare       the network on one batch of pictures that lies decoded in memory, again and again
 scores     files in, scores.csv out: reading, decoding, resizing, the same network, writing
@@ -29,7 +29,7 @@ from bikd_fast.inference.find import find_detector, load_detector
 from bikd_fast.inference.inputs import square, unit
 from bikd_fast.inference.look import look
 from bikd_fast.inference.prediction import BATCH
-from bikd_fast.inference.sources import expand
+from bikd_fast.inference.sources import expand, picture_paths
 from bikd_fast.inference.writers import Writers
 from bikd_fast.models.detector import Detector
 
@@ -77,11 +77,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--category")
+    parser.add_argument("--data", type=Path, help="a folder of pictures; default those the run was measured on")
     parser.add_argument("--pictures", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     detector = load_detector(options.run, options.category)
-    files = run_pictures(options.run, find_detector(options.run, options.category), float("nan"))
+    folder = find_detector(options.run, options.category)
+    files = picture_paths(options.data) if options.data else run_pictures(options.run, folder, float("nan"))
     paths = [str(path) for path in itertools.islice(itertools.cycle(files), options.pictures)]
     batch = unit(torch.stack([square(path, detector.image_size) for path in paths[:BATCH]]), detector.device)
     cases = {

@@ -1,6 +1,6 @@
 """`bikd serve` under load, on this machine only: REQUESTS from CLIENTS at once, its memory, rows added to results/serving.csv.
 
-    python benchmarks/serving.py RUN [--category NAME] [--requests 1000] [--clients 32]
+    python benchmarks/serving.py RUN [--category NAME] [--data DIR] [--requests 1000] [--clients 32]
 
 The service is a process of its own; the clients share this one and the machine's cores with it, so the figures are a lower
 bound of what it can do alone. Pictures are those that the run was measured on, sent as files.
@@ -23,6 +23,7 @@ from common import RESULTS, append, environment
 
 from bikd_fast.exporting.parity import run_pictures
 from bikd_fast.inference.find import find_detector
+from bikd_fast.inference.sources import picture_paths
 
 COLUMNS = [
     "requests", "clients", "failures", "seconds", "requests_per_second", "p50_ms", "p95_ms", "p99_ms", "max_ms",
@@ -82,11 +83,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--category")
+    parser.add_argument("--data", type=Path, help="a folder of PNG pictures; default those the run was measured on")
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--clients", type=int, default=32)
     options = parser.parse_args()
     folder = find_detector(options.run, options.category)
-    files = [path.read_bytes() for path in run_pictures(options.run, folder, float("nan"))]
+    paths = picture_paths(options.data) if options.data else run_pictures(options.run, folder, float("nan"))
+    files = [path.read_bytes() for path in paths]
     service, port = start(options.run, options.category)
     try:
         process = psutil.Process(service.pid)

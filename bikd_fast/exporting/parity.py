@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bikd_fast.data import decode_image, open_dataset
+from bikd_fast.data import DataError, decode_image, open_dataset
 from bikd_fast.exporting.errors import ExportError
 from bikd_fast.inference.inputs import square
 from bikd_fast.models.detector import Detector
@@ -123,6 +123,9 @@ def _configured(run: Path) -> list[Path]:
             from bikd_fast.arguments import load_run
 
             data = load_run(settings).data
-            categories = open_dataset(data.format, Path(data.root) if data.root else None, data.category)
+            try:
+                categories = open_dataset(data.format, Path(data.root) if data.root else None, data.category)
+            except DataError:  # moved or gone: whoever asks is told that there are no pictures
+                return []
             return [sample.path for category in categories for sample in (category.test or category.train)]
     return []
