@@ -108,6 +108,11 @@ class TrainingConfig:
         keep_checkpoints: how many are kept.
         compile: torch.compile the networks (worth its minute on long runs).
         max_bad_steps: steps in a row with a loss that is not finite before the run stops.
+        scale_rates: how both peak rates grow with the batch, relative to ``base_batch``: not at all, with it, or with its root.
+        base_batch: the batch that lr_student and lr_teacher are meant for.
+        parallel: several ranks train one detector after the other together (``data``), or each its own (``categories``);
+            ``auto`` takes what should be faster.
+        silence: seconds without a sign of life from a rank after which the run stops.
     """
 
     steps: int = 240
@@ -126,6 +131,10 @@ class TrainingConfig:
     keep_checkpoints: int = 2
     compile: bool = False
     max_bad_steps: int = 10
+    scale_rates: Literal["none", "linear", "sqrt"] = "none"
+    base_batch: int = 8
+    parallel: Literal["auto", "data", "categories"] = "auto"
+    silence: float = 45.0
 
 
 @dataclass
@@ -157,7 +166,8 @@ class RunConfig:
         output: the run folder; default runs/NAME-OF-THE-DATA-AND-METHOD.
         seed: of every random choice.
         deepspeed_config: a DeepSpeed JSON file; its keys go before ours.
-        resume: ``auto`` goes on from the run folder's newest good checkpoint, ``never`` starts anew.
+        resume: ``auto`` goes on from the run folder's newest good checkpoint, ``never`` starts anew; on the command line also
+            a run folder, which goes on with its own settings.
         report: write report.html.
     """
 
@@ -187,6 +197,9 @@ def check(config: RunConfig) -> None:
     training, objective = config.training, config.objective
     _positive("training.steps", training.steps)
     _positive("training.batch_size", training.batch_size)
+    _positive("training.accumulation", training.accumulation)
+    _positive("training.base_batch", training.base_batch)
+    _positive("training.silence", training.silence)
     _positive("model.size", config.model.size)
     _within("objective.beta", objective.beta, 0, 1)
     _within("objective.margin", objective.margin, 0, 2)

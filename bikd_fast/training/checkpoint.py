@@ -1,7 +1,8 @@
 """Checkpoints: networks and optimizer in one safetensors file, written whole or not at all, checked when read.
 
 Every random choice is a pure function of (seed, step), so weights, optimizer state and the step number are everything.
-Parameters and moments are stored under their names at full size, so a checkpoint fits any number of ranks and ZeRO stage.
+Parameters and moments are stored under their names, at full size and in float32, so a checkpoint fits any number of ranks and
+any ZeRO stage.
 """
 
 from __future__ import annotations
@@ -10,23 +11,34 @@ import json
 import os
 import zlib
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from bikd_fast.errors import UserError
+
 PATTERN = "step-*.safetensors"
 
 
-def save(folder: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, settings: str, keep: int) -> Path:
+class CheckpointError(UserError):
+    """A checkpoint that does not fit this run; the message names both."""
+
+
+def save(folder: Path, step: int, module: nn.Module, optimizer: Any, settings: str, keep: int) -> Path:
+    """:func:`state` and :func:`write` in one, for a world of one."""
+    return write(folder, step, state(module, optimizer), settings, keep)
+
+
+def write(folder: Path, step: int, tensors: dict[str, torch.Tensor], settings: str, keep: int) -> Path:
     """Write ``folder/step-N.safetensors`` (to a temporary name, synced, renamed) and drop all but the newest ``keep``.
 
     Args:
         settings: fingerprint of everything the training depends on; a checkpoint of other settings is not taken up.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = state(module, optimizer)
     path = folder / f"step-{step:08d}.safetensors"
     temporary = folder / f".writing-{os.getpid()}"
     metadata = {"bikd_checkpoint": json.dumps({"step": step, "settings": settings, "digest": digest(tensors)})}
@@ -34,11 +46,21 @@ def save(folder: Path, step: int, module: nn.Module, optimizer: torch.optim.Opti
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     temporary.replace(path)
+    _sync_folder(folder)
     for old in sorted(folder.glob(PATTERN))[:-keep]:
         old.unlink(missing_ok=True)
     for orphan in folder.glob(".writing-*"):
         orphan.unlink(missing_ok=True)
     return path
+
+
+def _sync_folder(folder: Path) -> None:
+    """The new name itself is on disk before the old checkpoints go."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def newest(folder: Path, settings: str) -> tuple[int, dict[str, torch.Tensor], list[str]] | None:
@@ -66,27 +88,132 @@ def newest(folder: Path, settings: str) -> tuple[int, dict[str, torch.Tensor], l
     return None
 
 
-def state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Parameters, buffers and optimizer state by name, on the CPU."""
-    tensors = {f"module/{name}": value for name, value in module.state_dict().items()}
+def last_name(folder: Path) -> str:
+    """Path of the newest checkpoint file, for messages; empty where there is none."""
+    return str(max(folder.glob(PATTERN), default=""))
+
+
+# ---------------------------------------------------------------------------------------------------- tensors <-> training
+
+
+def state(module: nn.Module, optimizer: Any) -> dict[str, torch.Tensor]:
+    """Parameters, buffers and optimizer state by name, full size, on the CPU.
+
+    Args:
+        optimizer: a torch optimizer, or DeepSpeed's ZeRO optimizer around one. With ZeRO every rank has to call.
+    """
+    inner = _inner(optimizer)
+    tensors = {f"module/{name}": value for name, value in module.named_buffers()}
     for name, parameter in module.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"optimizer/{key}/{name}"] = value
+        tensors[f"module/{name}"] = _whole(parameter)
+        for key, value in _moments(parameter, inner).items():
+            tensors[f"optimizer/{key}/{name}"] = value
     return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
 
+def parameters(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights alone, float32, full size, on the CPU. With ZeRO every rank has to call."""
+    tensors = {**{n: _whole(p) for n, p in module.named_parameters()}, **dict(module.named_buffers())}
+    return {name: value.detach().cpu().clone() for name, value in tensors.items()}
+
+
 @torch.no_grad()
-def restore(tensors: dict[str, torch.Tensor], module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put a checkpoint's tensors back where :func:`state` took them from."""
-    module.load_state_dict({n.removeprefix("module/"): t for n, t in tensors.items() if n.startswith("module/")})
-    parameters = dict(module.named_parameters())
+def restore(tensors: dict[str, torch.Tensor], module: nn.Module, optimizer: Any) -> None:
+    """Put a checkpoint's tensors back where :func:`state` took them from.
+
+    Raises:
+        CheckpointError: other networks or another optimizer.
+    """
+    parameters, buffers = dict(module.named_parameters()), dict(module.named_buffers())
+    names = {name.removeprefix("module/") for name in tensors if name.startswith("module/")}
+    if names != parameters.keys() | buffers.keys():
+        odd = sorted(names ^ (parameters.keys() | buffers.keys()))[0]
+        raise CheckpointError(f"the checkpoint holds other networks than this run (first difference: {odd}).")
+    for name, buffer in buffers.items():
+        buffer.copy_(tensors[f"module/{name}"])
+    moments: dict[str, dict[str, torch.Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer/"):
             _, key, of = name.split("/", 2)
-            parameter = parameters[of]
-            device = parameter.device if key != "step" else value.device
-            optimizer.state[parameter][key] = value.clone().to(device)
+            moments.setdefault(of, {})[key] = value
+    inner = _inner(optimizer)
+    if any(_partitioned(p) for p in parameters.values()):
+        _make_room(optimizer, inner, moments)
+    for name, parameter in parameters.items():
+        _put_back(parameter, tensors[f"module/{name}"], moments.get(name, {}), inner)
+
+
+def _partitioned(parameter: nn.Parameter) -> bool:
+    return hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")
+
+
+def _inner(optimizer: Any) -> torch.optim.Optimizer:
+    """The torch optimizer inside DeepSpeed's."""
+    while not isinstance(optimizer, torch.optim.Optimizer) or hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    return optimizer
+
+
+def _whole(parameter: nn.Parameter) -> torch.Tensor:
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    return safe_get_full_fp32_param(parameter) if _partitioned(parameter) else parameter.detach().float()
+
+
+def _moments(parameter: nn.Parameter, inner: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    if not _partitioned(parameter):
+        return {k: v for k, v in inner.state.get(parameter, {}).items() if isinstance(v, torch.Tensor)}
+    from deepspeed.utils import safe_get_full_optimizer_state
+
+    flat = next((s for s in inner.state.values() if s), {})
+    result = {}
+    for key, value in flat.items():
+        if isinstance(value, torch.Tensor):
+            result[key] = value if value.ndim == 0 else safe_get_full_optimizer_state(parameter, key)
+    return result
+
+
+def _make_room(optimizer: Any, inner: torch.optim.Optimizer, moments: dict[str, dict[str, torch.Tensor]]) -> None:
+    """ZeRO creates the state of its flat partitions in the first step only; a checkpoint is put back before it."""
+    example = next(iter(moments.values()), {})
+    flats = getattr(optimizer, "fp32_partitioned_groups_flat", None)  # stage 3
+    for flat in flats if flats is not None else [p for group in inner.param_groups for p in group["params"]]:
+        for key, value in example.items():
+            inner.state[flat][key] = value.clone() if value.ndim == 0 else torch.zeros_like(flat)
+            if value.ndim == 0:
+                inner.state[flat][key] = _step_for(inner, flat, value)
+    if example and hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
+        optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def _put_back(
+    parameter: nn.Parameter, value: torch.Tensor, moments: dict[str, torch.Tensor], inner: torch.optim.Optimizer
+) -> None:
+    if not _partitioned(parameter):
+        parameter.copy_(value)
+        for key, moment in moments.items():
+            there = _step_for(inner, parameter, moment) if moment.ndim == 0 else moment.clone().to(parameter.device)
+            inner.state[parameter][key] = there
+        return
+    from deepspeed import zero
+    from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+    device = parameter.device
+    safe_set_full_fp32_param(parameter, value.to(device))
+    for key, moment in moments.items():
+        if moment.ndim:
+            safe_set_full_optimizer_state(parameter, moment.to(device), key)
+    if hasattr(parameter, "ds_id"):
+        with zero.GatheredParameters([parameter], modifier_rank=0):
+            parameter.data.copy_(value)
+    else:
+        parameter.data.copy_(value)
+
+
+def _step_for(inner: torch.optim.Optimizer, parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """A step counter lives where the optimizer looks for it: beside the parameter if fused, else on the CPU."""
+    fused = any(group.get("fused") or group.get("capturable") for group in inner.param_groups)
+    return value.clone().to(parameter.device if fused else "cpu")
 
 
 def digest(tensors: dict[str, torch.Tensor]) -> int:

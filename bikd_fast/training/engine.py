@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,10 @@ import torch
 from torch import nn
 
 from bikd_fast.config import ConfigError, TrainingConfig
+from bikd_fast.training import optimizers
 from bikd_fast.training.distributed import Ranks
+
+_LOW = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def precision(training: TrainingConfig, device: torch.device) -> torch.dtype:
@@ -32,38 +34,32 @@ def _amx() -> bool:
         return False
 
 
-def read_user_config(path: str | None) -> dict[str, Any]:
-    """The user's DeepSpeed JSON.
+def low_precision(user: dict[str, Any]) -> torch.dtype | None:
+    """The type that the whole module is cast to by ``fp16`` or ``bf16`` in the JSON; None where it stays float32."""
+    return next((dtype for key, dtype in _LOW.items() if user.get(key, {}).get("enabled")), None)
 
-    Raises:
-        ConfigError: no such file, or not a JSON object.
-    """
-    if path is None:
-        return {}
-    try:
-        found = json.loads(Path(path).read_text())
-    except FileNotFoundError as error:
-        raise ConfigError(f"deepspeed_config: no file {path}.") from error
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"deepspeed_config: {path} is not JSON ({error}).") from error
-    if not isinstance(found, dict):
-        raise ConfigError(f"deepspeed_config: {path} holds no JSON object.")
-    return found
+
+def zero_stage(user: dict[str, Any]) -> int:
+    """The ZeRO stage: the user's; 1 where the module is cast to half precision (float32 masters are kept there), else 0."""
+    return int(user.get("zero_optimization", {}).get("stage", 1 if low_precision(user) else 0))
 
 
 def engine_config(training: TrainingConfig, ranks: Ranks, dtype: torch.dtype, user: dict[str, Any]) -> dict[str, Any]:
-    """DeepSpeed's configuration: the user's keys where given, ours elsewhere; the global batch is fixed."""
+    """DeepSpeed's configuration: the user's keys where given, ours elsewhere; ``training`` agrees with the user's already."""
     ours: dict[str, Any] = {
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,  # DeepSpeed's own for offloading needs a compiler
+        "steps_per_print": 10**9,
+    }
+    if not any(user.get(key, {}).get("enabled") for key in (*_LOW, "torch_autocast")):
+        ours["torch_autocast"] = {"enabled": dtype == torch.bfloat16, "dtype": "bfloat16"}
+    fixed = {
         "train_batch_size": training.batch_size,
         "gradient_accumulation_steps": training.accumulation,
         "train_micro_batch_size_per_gpu": training.batch_size // (ranks.world * training.accumulation),
-        "zero_optimization": {"stage": 0},
-        "zero_allow_untested_optimizer": True,
-        "steps_per_print": 10**9,
+        "zero_optimization": {**user.get("zero_optimization", {}), "stage": zero_stage(user)},
     }
-    if not any(user.get(key, {}).get("enabled") for key in ("fp16", "bf16", "torch_autocast")):
-        ours["torch_autocast"] = {"enabled": dtype == torch.bfloat16, "dtype": "bfloat16"}
-    return {**ours, **user}
+    return {**ours, **user, **fixed}
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -80,24 +76,49 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
 
 def build(module: nn.Module, training: TrainingConfig, ranks: Ranks, dtype: torch.dtype, user: dict[str, Any]):
     """A DeepSpeed engine around ``module``, with AdamW in torch's own fused form (it needs no compiler) unless the user's
-    configuration names another optimizer."""
+    configuration names another optimizer.
+
+    Raises:
+        ConfigError: DeepSpeed refuses the configuration, or cannot build what it names.
+    """
     import deepspeed
 
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     config = engine_config(training, ranks, dtype, user)
-    groups = parameter_groups(module, training.weight_decay)
-
-    def adamw(params):
-        return torch.optim.AdamW(params, lr=training.lr_student, fused=True)
-
-    engine, *_ = deepspeed.initialize(
-        model=module,
-        model_parameters=groups,
-        optimizer=None if "optimizer" in user else adamw,
-        config=config,
-        dist_init_required=False,
-    )
+    make = optimizers.factory(user, training.lr_student, zero_stage(user))
+    if make is not None:
+        config.pop("optimizer", None)
+    try:
+        engine, *_ = deepspeed.initialize(
+            model=module,
+            model_parameters=parameter_groups(module, training.weight_decay),
+            optimizer=make,
+            config=config,
+            dist_init_required=False,
+        )
+    except (AssertionError, ValueError, TypeError, ImportError) as error:
+        if isinstance(error, ConfigError) or not user:
+            raise
+        raise ConfigError(f"deepspeed_config: DeepSpeed refuses it: {_first_line(error)}.") from error
+    except Exception as error:
+        if type(error).__name__ in ("CUDAMismatchException", "CalledProcessError", "RuntimeError") and make is None:
+            raise ConfigError(
+                f"deepspeed_config: DeepSpeed cannot compile its optimizer {user['optimizer'].get('type')} here "
+                f"({_first_line(error)}). Adam, AdamW, SGD and Lamb need no compiler."
+            ) from error
+        raise
     return engine
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+
+
+def whole_gradients(engine) -> list[torch.Tensor]:
+    """Averaged gradients that this rank holds whole: all of them at ZeRO 0, none at the stages that partition them."""
+    if engine.zero_optimization_stage() > 0:
+        return []  # DeepSpeed looks at the norm itself there and skips
+    return [p.grad for p in engine.module.parameters() if p.grad is not None]
 
 
 def set_rates(engine, rates: dict[str, float]) -> None:

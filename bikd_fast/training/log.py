@@ -3,69 +3,114 @@
 from __future__ import annotations
 
 import json
+import resource
 import sys
 import time
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from bikd_fast.config import TrainingConfig
 from bikd_fast.training.distributed import Ranks
 from bikd_fast.training.schedule import Phase
+from bikd_fast.training.traffic import Traffic
 
 
 class Log:
-    """Collects losses on the device and reads them back only when a line is due, so that a step never waits for the host."""
+    """Collects losses on the device and reads them back only when a line is due, so that a step never waits for the host.
 
-    def __init__(self, path: Path, training: TrainingConfig, ranks: Ranks, step: int = 0) -> None:
-        self.path, self.training, self.ranks = path, training, ranks
+    Shares of a line's wall time: ``share_data`` is waiting for pictures, ``share_communication`` is waiting in collectives (for
+    the network and for slower ranks), ``share_compute`` is the rest of the steps, ``share_other`` is what lies between them
+    (checkpoints, logging). On a GPU the first is what the host waits; the device may be computing meanwhile.
+    """
+
+    def __init__(self, path: Path, training: TrainingConfig, ranks: Ranks, step: int = 0, label: str = "") -> None:
+        self.path, self.training, self.ranks, self.label = path, training, ranks, label
         if ranks.first:
             self._forget_after(step)
+        self.traffic = Traffic(ranks.device)
+        self.bad_steps = 0
+        self._clear()
+
+    def _clear(self) -> None:
         self.sums: dict[str, torch.Tensor] = {}
-        self.batches = 0
-        self.pictures, self.preparing, self.computing = 0, 0.0, 0.0
+        self.batches: dict[str, torch.Tensor] = {}
+        self.pictures, self.waiting, self.working = 0, 0.0, 0.0
         self.since = time.perf_counter()
 
-    def add(self, loss: torch.Tensor, terms: dict[str, torch.Tensor], preparing: float, computing: float, pictures: int) -> None:
-        """Take in one micro-batch: its loss, its terms, seconds spent, pictures over all ranks."""
+    def add(self, loss: torch.Tensor, terms: dict[str, torch.Tensor], waiting: float, working: float, pictures: int) -> None:
+        """Take in one micro-batch: its loss and terms (those that are not finite count for nothing), seconds spent waiting for
+        data and on everything else, pictures over all ranks."""
         for name, value in {"loss": loss.detach(), **terms}.items():
-            self.sums[name] = self.sums[name] + value.float() if name in self.sums else value.float()
-        self.batches += 1
+            value = value.float()
+            good = torch.isfinite(value)
+            value = torch.where(good, value, 0.0)
+            known = name in self.sums
+            self.sums[name] = self.sums[name] + value if known else value
+            self.batches[name] = self.batches[name] + good if known else good.float()
         self.pictures += pictures
-        self.preparing += preparing
-        self.computing += computing
+        self.waiting += waiting
+        self.working += working
 
-    def flush(self, step: int, now: Phase) -> None:
-        """Write a line where one is due."""
-        last = step + 1 == self.training.steps
-        if (step + 1) % self.training.log_every and not last:
+    def due(self, step: int) -> bool:
+        return (step + 1) % self.training.log_every == 0 or step + 1 == self.training.steps
+
+    def flush(self, step: int, now: Phase, rate: float) -> None:
+        """Write a line where one is due; every rank has to call. ``rate``: the student's learning rate."""
+        if not self.due(step):
             return
+        means = self._means()
+        memory = self._memory()
+        communication = self.traffic.read()
         elapsed = time.perf_counter() - self.since
-        rate = self.pictures / elapsed
-        left = (self.training.steps - step - 1) * self.training.batch_size / rate
-        means = {name: float(value) / self.batches for name, value in self.sums.items()}
+        speed = self.pictures / elapsed
+        left = (self.training.steps - step - 1) * self.training.batch_size / speed
         row = {
             "step": step + 1,
             "phase": now.name,
             "beta": now.beta,
-            "lr": self.training.lr_student * now.student,
+            "lr": rate,
             **means,
-            "pictures_per_second": rate,
-            "share_preparing": self.preparing / elapsed,
-            "share_computing": self.computing / elapsed,
+            "pictures_per_second": speed,
+            "share_data": self.waiting / elapsed,
+            "share_communication": communication / elapsed,
+            "share_compute": max(0.0, self.working - communication) / elapsed,
+            "share_other": max(0.0, elapsed - self.waiting - self.working) / elapsed,
+            "peak_memory_mb": memory,
+            "bad_steps": self.bad_steps,
             "seconds_left": left,
         }
         if self.ranks.first:
             with self.path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             print(
-                f"  step {step + 1:>5}/{self.training.steps}  {now.name:<8} loss {means['loss']:.4f}  "
-                f"{rate:6.1f} pictures/s  {left:4.0f} s left",
+                f"  {self.label}step {step + 1:>5}/{self.training.steps}  {now.name:<8} loss {means['loss']:.4f}  "
+                f"{speed:6.1f} pictures/s  {left:4.0f} s left",
                 file=sys.stderr,
                 flush=True,
             )
-        self.sums, self.batches, self.pictures, self.preparing, self.computing = {}, 0, 0, 0.0, 0.0
-        self.since = time.perf_counter()
+        self._clear()
+
+    def _means(self) -> dict[str, float]:
+        """Means over the micro-batches of all ranks since the last line; NaN where none was finite."""
+        names = sorted(self.sums, key=lambda n: (n != "loss", n))
+        table = torch.stack([torch.stack([self.sums[n], self.batches[n]]) for n in names]).cpu()
+        if self.ranks.world > 1:
+            dist.all_reduce(table, group=self.ranks.control)
+        return {name: float(total / count) for name, (total, count) in zip(names, table)}
+
+    def _memory(self) -> float:
+        """Peak memory of the hungriest rank in MB: allocated on the GPU, or resident."""
+        if self.ranks.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated() / 2**20
+        else:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+        if self.ranks.world > 1:
+            highest = torch.tensor(peak)
+            dist.all_reduce(highest, op=dist.ReduceOp.MAX, group=self.ranks.control)
+            peak = float(highest)
+        return round(peak, 1)
 
     def _forget_after(self, step: int) -> None:
         """Drop lines of steps that an interrupted run had logged beyond its last checkpoint: they are about to be made again."""

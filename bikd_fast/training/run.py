@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,9 +21,12 @@ from bikd_fast.config import ConfigError, RunConfig, check, save, to_dict
 from bikd_fast.data import Category, load_images, open_dataset
 from bikd_fast.inference.calibration import calibrate
 from bikd_fast.models.detector import FILE_NAME, Detector
+from bikd_fast.training import user_config
 from bikd_fast.training.distributed import Ranks
 from bikd_fast.training.trainer import Trainer
 
+DONE = "DONE"  # this file, not an exit code, says that a run is finished
+EFFICIENCY = 0.9  # of data-parallel training that side-by-side training has to beat (docs/scaling.md)
 VERSIONS = ("bikd_fast", "torch", "triton", "torchvision", "timm", "deepspeed", "numpy")
 
 
@@ -35,20 +41,60 @@ def train(config: RunConfig, ranks: Ranks) -> Path:
         DataError: pictures that cannot be read.
     """
     check(config)
-    categories = open_dataset(config.data.format, Path(config.data.root) if config.data.root else None, config.data.category)
+    config = replace(config, training=user_config.settle(config.training, user_config.read(config.deepspeed_config), ranks.world))
+    categories = _categories(config)
     run = run_folder(config)
-    if ranks.first:
+    if ranks.leads:
         _claim(run, config)
+    meet(ranks)
     started = time.time()
-    for name, group in training_groups(config, categories):
+    for name, group in training_groups(config, categories)[ranks.place :: ranks.places]:
         folder = detector_folder(run, config, categories, name)
         if (folder / FILE_NAME).is_file():
             _say(ranks, f"{name}: already trained, kept ({folder / FILE_NAME})")
             continue
         train_one(config, name, group, folder, ranks)
-    if ranks.first:
+    meet(ranks)
+    if ranks.leads:
         _write_json(run / "environment.json", environment(ranks, time.time() - started))
     return run
+
+
+def side_by_side(config: RunConfig, size: int) -> bool:
+    """Whether ``size`` ranks train one detector each, side by side, instead of all of them one detector after the other.
+
+    Side by side costs no communication and leaves ranks idle at the end; data-parallel keeps all busy at :data:`EFFICIENCY`
+    and needs a batch that divides.
+
+    Raises:
+        ConfigError: asked for, and there is only one detector to train.
+    """
+    check(config)
+    choice = config.training.parallel
+    if size == 1 or choice == "data":
+        return False
+    detectors = len(training_groups(config, _categories(config)))
+    if detectors == 1 and choice == "categories":
+        raise ConfigError("training.parallel: categories needs several detectors to train, and there is one. Take data.")
+    if detectors == 1 or choice == "categories":
+        return detectors > 1
+    divides = config.training.batch_size % (size * config.training.accumulation) == 0
+    return not divides or math.ceil(detectors / size) <= detectors / (size * EFFICIENCY)
+
+
+def finish(run: Path) -> None:
+    """Mark a run as finished: everything it is to leave is there."""
+    (run / DONE).write_text(datetime.now(UTC).isoformat(timespec="seconds") + "\n")
+
+
+def meet(ranks: Ranks) -> None:
+    """Wait for every rank of the job, as long as it takes."""
+    if ranks.watch is not None:
+        ranks.watch.meet()
+
+
+def _categories(config: RunConfig) -> list[Category]:
+    return open_dataset(config.data.format, Path(config.data.root) if config.data.root else None, config.data.category)
 
 
 def train_one(config: RunConfig, name: str, categories: Sequence[Category], folder: Path, ranks: Ranks) -> Detector:
@@ -98,7 +144,10 @@ def fingerprint(config: RunConfig, name: str) -> str:
     relevant = to_dict(config)
     for key in ("output", "resume", "report", "deepspeed_config", "map"):
         relevant.pop(key)
-    for key in ("log_every", "checkpoint_seconds", "keep_checkpoints", "compile", "max_bad_steps"):
+    for key in (
+        *("log_every", "checkpoint_seconds", "keep_checkpoints", "compile", "max_bad_steps"),
+        *("accumulation", "parallel", "silence"),
+    ):
         relevant["training"].pop(key)
     for key in ("root", "category"):
         relevant["data"].pop(key)
@@ -108,6 +157,7 @@ def fingerprint(config: RunConfig, name: str) -> str:
 def _claim(run: Path, config: RunConfig) -> None:
     """Make the folder this run's, or refuse where it is another's."""
     run.mkdir(parents=True, exist_ok=True)
+    (run / DONE).unlink(missing_ok=True)
     mark = run / "config.yaml"
     print_of = fingerprint(config, "")
     stamp = run / ".settings"
@@ -131,7 +181,8 @@ def environment(ranks: Ranks, seconds: float) -> dict[str, Any]:
         "versions": versions(),
         "python": platform.python_version(),
         "device": device,
-        "ranks": ranks.world,
+        "ranks": ranks.world * ranks.places,
+        "side_by_side": ranks.places > 1,
         "threads": torch.get_num_threads(),
         "training_seconds": round(seconds, 2),
         "command": " ".join(sys.argv),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,21 +14,18 @@ import torch.nn.functional as F
 from bikd_kernels import region_counts, region_maps
 
 from bikd_fast.config import RunConfig
-from bikd_fast.errors import UserError
 from bikd_fast.models.detector import Detector
 from bikd_fast.simulation import Simulator
-from bikd_fast.training import checkpoint
+from bikd_fast.training import checkpoint, user_config
 from bikd_fast.training import engine as engines
+from bikd_fast.training.agreement import Agreement
+from bikd_fast.training.bad_steps import BadSteps, TrainingError, skip_when
 from bikd_fast.training.distillation import Distillation, Inputs
-from bikd_fast.training.distributed import Ranks
+from bikd_fast.training.distributed import Ranks, Terminated, termination
 from bikd_fast.training.log import Log
 from bikd_fast.training.pool import Pool
 from bikd_fast.training.sampling import Batch, Sampler
 from bikd_fast.training.schedule import Phase, phase
-
-
-class TrainingError(UserError):
-    """Training cannot go on; the message says why and what is left of it."""
 
 
 class Trainer:
@@ -52,53 +51,106 @@ class Trainer:
         settings: str = "",
         textures: torch.Tensor | None = None,
     ) -> None:
-        training = config.training
+        user = user_config.read(config.deepspeed_config)
+        training = user_config.settle(config.training, user, ranks.world)
+        config = replace(config, training=training)
         torch.manual_seed(config.seed)
-        self.config, self.ranks, self.names = config, ranks, names
+        self.config, self.ranks, self.names, self.user = config, ranks, names, user
         self.checkpoints, self.settings = folder / "checkpoints", settings
+        self.log_label = f"{folder.name}: " if ranks.places > 1 else ""
         self.detector = Detector(config.model, config.map, config.data.image_size)
         self.detector.backbone.load(config.model.weights)
         self.detector.to(ranks.device)
         self.detector.backbone.to(memory_format=torch.channels_last)
-        self.dtype = engines.precision(training, ranks.device)
+        self.low = engines.low_precision(user)
+        self.dtype = self.low or engines.precision(training, ranks.device)
         self.pool = Pool(pictures, self.detector.backbone, ranks.device, self.dtype)
         self.simulator = Simulator(config.simulation, self.pool.pictures, None, textures)
         self.sampler = Sampler(len(pictures), training.batch_size, config.seed, ranks.rank, ranks.world, training.accumulation)
-        module = Distillation(self.detector.adapter, self.detector.student, config.objective, self.detector.head)
-        self.user = engines.read_user_config(config.deepspeed_config)
-        self.engine = engines.build(module, training, ranks, self.dtype, self.user)
+        self.engine = self._engine()
+        self.bad = BadSteps(ranks, names, training.max_bad_steps)
+        skip_when(self.engine.basic_optimizer, self.bad.flag)
+        self.agreement = Agreement(ranks)
         self.step = 0
-        if config.resume == "auto":
+        if config.resume != "never":
             self._take_up()
-        self.log = Log(folder / "log.jsonl", training, ranks, self.step)
+        self.log = Log(folder / "log.jsonl", training, ranks, self.step, self.log_label)
+        self.log.traffic.attach()
         self.saved = time.monotonic()
 
+    def _engine(self):
+        module = Distillation(self.detector.adapter, self.detector.student, self.config.objective, self.detector.head)
+        self.apart = self.low is not None or engines.zero_stage(self.user) == 3
+        if self.apart:  # DeepSpeed casts or scatters what it trains; the detector gets the weights back at the end
+            module = copy.deepcopy(module)
+        if self.config.training.compile:
+            module.student.compile()
+        return engines.build(module, self.config.training, self.ranks, self.dtype, self.user)
+
     def train(self) -> Detector:
-        """Run the remaining steps; returns the detector, in eval mode, not yet calibrated."""
+        """Run the remaining steps; returns the detector, in eval mode, not yet calibrated.
+
+        Raises:
+            TrainingError: training.max_bad_steps steps in a row had a loss that is not finite.
+            Terminated: SIGTERM, on any rank; a checkpoint of the step just done is there.
+        """
         training = self.config.training
         self.engine.train()
-        while self.step < training.steps:
-            now = phase(self.step, training, self.config.objective, self.detector.adapter is not None)
-            self._step(now)
-            self.step += 1
-            self._keep()
+        termination.deferred = True
+        try:
+            while self.step < training.steps:
+                now = phase(self.step, training, self.config.objective, self.detector.adapter is not None)
+                self._step(now)
+                self.step += 1
+                self._after_step()
+            self._look_back()
+            self.agreement.decided()
+            self.agreement.wish(stop=termination.wished)
+            self._stop_if_told(self.agreement.decided())
+        finally:
+            termination.deferred = False
+        weights = checkpoint.parameters(self.engine.module) if self.apart else {}
         self.engine.destroy()
+        if self.apart:
+            trained = Distillation(self.detector.adapter, self.detector.student, self.config.objective, self.detector.head)
+            trained.load_state_dict(weights)
         return self.detector.eval()
 
     def _step(self, now: Phase) -> None:
         training = self.config.training
-        if "scheduler" not in self.user:
-            rates = {"student": training.lr_student * now.student, "teacher": training.lr_teacher * now.teacher}
-            engines.set_rates(self.engine, rates)
-        for batch in self.sampler.batches(self.step):
+        rate = training.lr_student * now.student * user_config.rate_factor(training)
+        if "scheduler" in self.user:
+            rate = self.engine.get_lr()[0]
+        else:
+            factor = now.teacher * user_config.rate_factor(training)
+            engines.set_rates(self.engine, {"student": rate, "teacher": training.lr_teacher * factor})
+        batches = self.sampler.batches(self.step)
+        for micro, batch in enumerate(batches):
             started = time.perf_counter()
-            inputs = self._inputs(batch, now)
-            prepared = time.perf_counter()
+            pictures = self.pool.load(batch.index)
+            loaded = time.perf_counter()
+            inputs = self._inputs(batch, now, pictures)
             loss, terms = self.engine(inputs, now.beta)
+            self.bad.add(loss)
             self.engine.backward(loss)
+            if micro == len(batches) - 1:
+                self.bad.settle(engines.whole_gradients(self.engine))
             self.engine.step()
-            self.log.add(loss, terms, prepared - started, time.perf_counter() - prepared, len(batch.index) * self.ranks.world)
-        self.log.flush(self.step, now)
+            self.log.add(loss, terms, loaded - started, time.perf_counter() - loaded, len(batch.index) * self.ranks.world)
+        self._look_back()
+        self.bad.remember(self.step, batches)
+        self.log.bad_steps = self.bad.count
+        self.log.flush(self.step, now, rate)
+
+    def _look_back(self) -> None:
+        """What became of the step before: name a skipped one, stop after too many."""
+        try:
+            message = self.bad.look_back()
+        except TrainingError as error:
+            good = checkpoint.last_name(self.checkpoints)
+            raise TrainingError(f"{error} The last good checkpoint: {good or 'none was written'}.") from error
+        if message:
+            self._say(message)
 
     def _take_up(self) -> None:
         """Go on from the newest good checkpoint of these settings, if there is one."""
@@ -106,34 +158,59 @@ class Trainer:
         if found is None:
             return
         step, tensors, warnings = found
-        if self.ranks.first:
-            for warning in warnings:
-                print(f"checkpoint: {warning}", file=sys.stderr)
+        for warning in warnings:
+            self._say(f"checkpoint: {warning}")
         if step >= 0:
             checkpoint.restore(tensors, self.engine.module, self.engine.optimizer)
             self.step = step
-            if self.ranks.first:
-                print(f"  going on from step {step}", file=sys.stderr)
+            self._say(f"going on from step {step}")
 
-    def _keep(self) -> None:
-        """Write a checkpoint when one is due; rank 0 watches the clock, and only it writes."""
+    def _after_step(self) -> None:
+        """Save when rank 0's clock says so, save and stop when any rank was told to: all ranks decide alike, a step late."""
+        decided = self.agreement.decided()
+        self._stop_if_told(decided)
+        if decided.get("save") and self.step < self.config.training.steps:
+            self._save()
         seconds = self.config.training.checkpoint_seconds
-        if not self.ranks.first or self.step == self.config.training.steps or seconds <= 0:
-            return
-        if time.monotonic() - self.saved >= seconds:
-            keep = self.config.training.keep_checkpoints
-            checkpoint.save(self.checkpoints, self.step, self.engine.module, self.engine.optimizer, self.settings, keep)
-            self.saved = time.monotonic()
+        due = self.ranks.first and seconds > 0 and time.monotonic() - self.saved >= seconds
+        self.agreement.wish(stop=termination.wished, save=due)
 
-    def _inputs(self, batch: Batch, now: Phase) -> Inputs:
-        pictures = self.pool.load(batch.index)
+    def _stop_if_told(self, decided: dict[str, bool]) -> None:
+        if decided.get("stop"):
+            path = self._save()
+            self._say(f"SIGTERM: stopped after step {self.step}; the same command goes on from {path}.")
+            raise Terminated(agreed=True)
+
+    def _save(self) -> str:
+        """Every rank brings its share of the state, rank 0 writes."""
+        tensors = {}
+        if self.ranks.first or engines.zero_stage(self.user) > 0:
+            tensors = checkpoint.state(self.engine.module, self.engine.optimizer)
+        if self.ranks.first:
+            keep = self.config.training.keep_checkpoints
+            path = checkpoint.write(self.checkpoints, self.step, tensors, self.settings, keep)
+            if self.ranks.watch is not None:
+                self.ranks.watch.hint = f"The last good checkpoint: {path}."
+        self.saved = time.monotonic()
+        return checkpoint.last_name(self.checkpoints)
+
+    def _say(self, text: str) -> None:
+        if self.ranks.first:
+            print(f"  {self.log_label}{text}", file=sys.stderr, flush=True)
+
+    def _inputs(self, batch: Batch, now: Phase, pictures: torch.Tensor | None = None) -> Inputs:
+        if pictures is None:
+            pictures = self.pool.load(batch.index)
         made = self.simulator(pictures, batch.index.to(self.ranks.device), batch.keys.to(self.ranks.device))
         backbone = self.detector.backbone
         clean = self.pool.clean(batch.index, pictures)
         head = self.detector.head is not None and now.name != "forward"
         needs_corrupt = now.backward or head or self.detector.student.reads == "features"
         corrupt = self.pool.frozen(made.corrupted) if needs_corrupt else None
-        inputs = Inputs(clean, corrupt, backbone.normalise(made.nuisance), backbone.normalise(made.corrupted))
+        nuisance, corrupted = backbone.normalise(made.nuisance), backbone.normalise(made.corrupted)
+        if self.low is not None:
+            nuisance, corrupted = nuisance.to(self.low), corrupted.to(self.low)
+        inputs = Inputs(clean, corrupt, nuisance, corrupted)
         if now.backward:
             inputs.regions = region_maps(made.mask, [(f.shape[-2], f.shape[-1]) for f in clean])
             inputs.counts = self._over_ranks(region_counts(inputs.regions).float())
@@ -146,7 +223,7 @@ class Trainer:
     def _over_ranks(self, counts: torch.Tensor) -> torch.Tensor:
         """Divisors of means over positions: over all ranks, divided by their number because gradients are averaged."""
         if self.ranks.world > 1:
-            dist.all_reduce(counts)
+            self.log.traffic.timed(dist.all_reduce)(counts)
             counts /= self.ranks.world
         return counts
 

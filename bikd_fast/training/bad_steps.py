@@ -1,0 +1,110 @@
+"""Losses that are not finite: the step is skipped on every rank, counted, and its pictures are named.
+
+Whether a step is skipped is decided on the device (the optimizer reads a flag there), so nothing waits for the host; the host
+reads the flag a step late, writes down the names, and stops the run when too many come in a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+
+from bikd_fast.errors import UserError
+from bikd_fast.training.distributed import Ranks
+from bikd_fast.training.sampling import Batch
+
+
+class TrainingError(UserError):
+    """Training cannot go on; the message says why and what is left of it."""
+
+
+class BadSteps:
+    """Flags, counts and names of steps whose loss or gradient is not finite.
+
+    Args:
+        names: of the training pictures, for messages.
+        limit: bad steps in a row that end the run.
+
+    Attributes:
+        flag: 0-dim float32 on the device, 1 while the step in hand is to be skipped; the same on every rank.
+        count: bad steps so far.
+    """
+
+    def __init__(self, ranks: Ranks, names: Sequence[str], limit: int) -> None:
+        self.ranks, self.names, self.limit = ranks, names, limit
+        self.flag = torch.zeros((), device=ranks.device)
+        self.count = self.in_a_row = 0
+        self._losses: list[torch.Tensor] = []
+        self._waiting: tuple[int, torch.Tensor, list[Batch]] | None = None
+
+    def add(self, loss: torch.Tensor) -> None:
+        """Take in the loss of one micro-batch."""
+        self._losses.append(loss.detach().float().reshape(()))
+
+    def settle(self, gradients: Sequence[torch.Tensor]) -> None:
+        """Set the flag of this step, before the optimizer runs, from its losses and the gradients that this rank holds whole."""
+        bad = ~torch.isfinite(torch.stack(self._losses)).all()
+        if gradients:
+            bad |= ~torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all()
+        self.flag.copy_(bad)
+        if self.ranks.world > 1:
+            dist.all_reduce(self.flag, op=dist.ReduceOp.MAX)
+
+    def remember(self, step: int, batches: list[Batch]) -> None:
+        """Start reading this step's flag back; :meth:`look_back` is called a step later."""
+        mine = torch.stack([self.flag, *(~torch.isfinite(torch.stack(self._losses))).float()])
+        self._losses = []
+        host = torch.empty(mine.shape, pin_memory=True).copy_(mine, non_blocking=True) if mine.is_cuda else mine
+        if mine.is_cuda:
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+        self._waiting = (step, host, batches)
+
+    def look_back(self) -> str | None:
+        """A message about the remembered step if it was skipped, the same on every rank; None if it was good.
+
+        Raises:
+            TrainingError: the limit of bad steps in a row is reached.
+        """
+        if self._waiting is None:
+            return None
+        step, host, batches = self._waiting
+        self._waiting = None
+        if host.is_pinned():
+            self._copied.synchronize()
+        whole, *micro = host.tolist()
+        if not whole:
+            self.in_a_row = 0
+            return None
+        self.count += 1
+        self.in_a_row += 1
+        names = [self.names[i] for bad, batch in zip(micro, batches) if bad for i in batch.index.tolist()]
+        if self.ranks.world > 1:
+            gathered: list[list[str]] = [[] for _ in range(self.ranks.world)]
+            dist.all_gather_object(gathered, names, group=self.ranks.control)
+            names = [name for part in gathered for name in part]
+        what = f"the loss is not finite on a micro-batch of: {', '.join(names)}" if names else "the gradient is not finite"
+        if self.in_a_row >= self.limit:
+            raise TrainingError(
+                f"step {step + 1}: {what}. That is {self.in_a_row} steps in a row (training.max_bad_steps). "
+                "Look at these pictures; if they are good, lower training.lr_student or take --training.precision fp32."
+            )
+        return f"step {step + 1} skipped: {what}"
+
+
+def skip_when(optimizer: torch.optim.Optimizer, flag: torch.Tensor) -> None:
+    """Make ``optimizer.step`` leave weights and state alone while ``flag`` is 1.
+
+    torch's fused optimizers read the flag on the device; any other asks the host for it, which on a GPU costs a wait a step.
+    """
+    if getattr(optimizer, "_step_supports_amp_scaling", False):
+        optimizer.grad_scale, optimizer.found_inf = None, flag  # type: ignore[attr-defined]
+        return
+    step = optimizer.step
+
+    def guarded(*args, **kwargs):
+        return None if flag.item() else step(*args, **kwargs)
+
+    optimizer.step = guarded  # type: ignore[method-assign]

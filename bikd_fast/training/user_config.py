@@ -1,0 +1,133 @@
+"""The user's DeepSpeed JSON: read, checked against the run's own settings, and each side completed from the other."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import MISSING, fields, replace
+from pathlib import Path
+from typing import Any
+
+from bikd_fast.config import ConfigError, TrainingConfig
+
+_LOW = ("fp16", "bf16")
+
+
+def read(path: str | None) -> dict[str, Any]:
+    """The user's DeepSpeed JSON; {} without one.
+
+    Raises:
+        ConfigError: no such file, or not a JSON object.
+    """
+    if path is None:
+        return {}
+    try:
+        found = json.loads(Path(path).read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(f"deepspeed_config: no file {path}.") from error
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"deepspeed_config: {path} is not JSON ({error}).") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"deepspeed_config: {path} holds no JSON object.")
+    return found
+
+
+def settle(training: TrainingConfig, user: dict[str, Any], world: int) -> TrainingConfig:
+    """``training`` with what the JSON says about batch, accumulation, rate, weight decay and precision.
+
+    The JSON wins over a default; where both were set and differ there is no telling what was meant.
+
+    Raises:
+        ConfigError: two settings that contradict each other; the message names both keys.
+    """
+    for key in ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"):
+        if key in user and (not isinstance(user[key], int) or user[key] < 1):
+            raise ConfigError(f"deepspeed_config: {key}: {user[key]!r} is not a positive whole number.")
+    batch, accumulation = _batch(training, user, world)
+    training = _take(training, "batch_size", batch, _batch_key(user))
+    training = _take(training, "accumulation", accumulation, "gradient_accumulation_steps")
+    share, rest = divmod(training.batch_size, world * training.accumulation)
+    if rest or not share:
+        step = world * training.accumulation
+        raise ConfigError(
+            f"training.batch_size: {training.batch_size} is not a multiple of {world} ranks x {training.accumulation} "
+            f"micro-batches (training.accumulation); take {max(1, round(training.batch_size / step)) * step}."
+        )
+    optimizer = user.get("optimizer", {}).get("params", {})
+    if "lr" in optimizer:
+        ratio = training.lr_teacher / training.lr_student
+        training = _take(training, "lr_student", optimizer["lr"], "optimizer.params.lr")
+        if training.lr_teacher == _default("lr_teacher"):
+            training = replace(training, lr_teacher=training.lr_student * ratio)
+    if "weight_decay" in optimizer:
+        training = _take(training, "weight_decay", optimizer["weight_decay"], "optimizer.params.weight_decay")
+    return _precision(training, user)
+
+
+def _batch(training: TrainingConfig, user: dict[str, Any], world: int) -> tuple[int | None, int | None]:
+    """(global batch, accumulation) as the JSON has them; None where it leaves them open."""
+    whole, micro = user.get("train_batch_size"), user.get("train_micro_batch_size_per_gpu")
+    accumulation = user.get("gradient_accumulation_steps")
+    if micro is None:
+        return whole, accumulation
+    if whole is None and accumulation is None and training.batch_size != _default("batch_size"):
+        whole = training.batch_size  # its micro-batch, our batch: the accumulation follows
+    if whole is None:
+        return micro * world * (accumulation or training.accumulation), accumulation
+    steps, rest = divmod(whole, micro * world)
+    if rest or not steps or steps != (accumulation or steps):
+        named = f" x gradient_accumulation_steps {accumulation}" if accumulation else ""
+        whose = "train_batch_size" if "train_batch_size" in user else "training.batch_size"
+        raise ConfigError(
+            f"deepspeed_config: {whose} {whole} is not train_micro_batch_size_per_gpu {micro}{named} x {world} ranks. "
+            "Leave one of them out."
+        )
+    return whole, steps
+
+
+def _batch_key(user: dict[str, Any]) -> str:
+    if "train_batch_size" in user:
+        return "train_batch_size"
+    return "train_micro_batch_size_per_gpu"
+
+
+def _take(training: TrainingConfig, key: str, value: Any, named: str) -> TrainingConfig:
+    ours = getattr(training, key)
+    if value is None or value == ours:
+        return training
+    if ours != _default(key):
+        raise ConfigError(
+            f"training.{key} is {ours} and the DeepSpeed configuration's {named} makes it {value}: leave one of the two out."
+        )
+    return replace(training, **{key: value})
+
+
+def _precision(training: TrainingConfig, user: dict[str, Any]) -> TrainingConfig:
+    on = [key for key in (*_LOW, "torch_autocast") if user.get(key, {}).get("enabled")]
+    if len(on) > 1:
+        raise ConfigError(f"deepspeed_config: {' and '.join(on)} are both enabled: leave one of them out.")
+    if not on:
+        return training
+    if on[0] in _LOW and user.get("zero_optimization", {}).get("stage") == 0:
+        raise ConfigError(
+            f"deepspeed_config: {on[0]}.enabled needs zero_optimization.stage 1 or more here (float32 masters are kept "
+            'apart there); or take "torch_autocast": {"enabled": true, "dtype": "bfloat16"}, which works at every stage.'
+        )
+    if training.precision != "auto":
+        kind = "bf16" if on[0] == "bf16" or user[on[0]].get("dtype", "bfloat16") in ("bfloat16", "bf16") else "fp16"
+        if on[0] == "fp16" or kind != training.precision:
+            raise ConfigError(
+                f"training.precision is {training.precision} and the DeepSpeed configuration enables {on[0]}: leave one out."
+            )
+    return training
+
+
+def _default(key: str) -> Any:
+    default = next(f.default for f in fields(TrainingConfig) if f.name == key)
+    assert default is not MISSING
+    return default
+
+
+def rate_factor(training: TrainingConfig) -> float:
+    """By how much both peak rates grow with the batch (training.scale_rates), relative to training.base_batch."""
+    ratio = training.batch_size / training.base_batch
+    return {"none": 1.0, "linear": ratio, "sqrt": ratio**0.5}[training.scale_rates]

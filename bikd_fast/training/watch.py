@@ -1,0 +1,229 @@
+"""Whether the other ranks still live: a thread that says so and listens, beside training, over a connection of its own.
+
+A dead process on this machine is seen within a second, a dead machine or a cut link after ``silence`` seconds without a sign
+of life; then the process says which rank is missing and ends, even where a collective would wait for ever. A rank that is busy
+(evaluating, writing, compiling) keeps giving signs of life, so nobody loses patience with it.
+
+Every rank writes a counter; rank 0 reads all of them, the others read rank 0's alone, so the traffic grows with the ranks and
+not with their square.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch.distributed as dist
+
+LOST = 1  # exit code of a rank that gave up on another
+PATIENCE = timedelta(seconds=5)  # of one exchange with the store
+_COLLECTIVE = ("gloo", "nccl", "connection", "timed out", "timeout", "socket", "peer")
+
+
+def identity() -> dict[str, Any]:
+    """Where this process is: machine, process number, and when it began (numbers are used again)."""
+    try:
+        machine = Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
+    except OSError:
+        machine = socket.gethostname()
+    return {
+        "host": socket.gethostname(),
+        "machine": machine,
+        "pid": os.getpid(),
+        "began": psutil.Process().create_time(),
+    }
+
+
+def lives(where: dict[str, Any]) -> bool:
+    """Whether a process of this machine is still there; a zombie is not."""
+    try:
+        process = psutil.Process(where["pid"])
+        return abs(process.create_time() - where["began"]) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+class Watch(threading.Thread):
+    """Watches the ranks of a job, and the launcher above this one.
+
+    Args:
+        rank, world: of the job.
+        address, port: of a TCPStore that rank 0 serves.
+        silence: seconds without a sign of life after which a rank is given up.
+        launcher: process number of the launcher's parent, whose death (which the launcher outlives) ends this rank too.
+    """
+
+    def __init__(self, rank: int, world: int, address: str, port: int, silence: float, launcher: int | None = None) -> None:
+        super().__init__(name="bikd-watch", daemon=True)
+        self.rank, self.world, self.address, self.port, self.silence = rank, world, address, port, silence
+        self.launcher = psutil.Process(launcher) if launcher else None
+        self.hint = ""  # what the last message adds: the last good checkpoint
+        self.where: list[dict[str, Any]] = [identity()]
+        self._leaving, self._over, self._ending = False, threading.Event(), threading.Lock()
+        self._meetings = 0
+        self._store: dist.Store | None = None
+        if world > 1:
+            self._store = self._connect()
+            self._store.set(f"bikd/where/{rank}", json.dumps(self.where[0]))
+            self._store.set(f"bikd/beat/{rank}", "0")
+            self._talk = self._store  # the main thread's; the watching thread opens one of its own
+            self._talk.set_timeout(timedelta(minutes=10))  # others may still be importing
+            self.where = [json.loads(self._talk.get(f"bikd/where/{other}")) for other in range(world)]
+            self._talk.set_timeout(PATIENCE)
+
+    def _connect(self) -> dist.Store:
+        return dist.TCPStore(self.address, self.port, is_master=False, timeout=PATIENCE, wait_for_workers=False)
+
+    # ------------------------------------------------------------------------------------------------ the watching thread
+
+    def run(self) -> None:
+        store: dist.Store | None = None
+        beat = 0
+        heard: dict[int, tuple[bytes, float]] = {}
+        others = list(range(1, self.world)) if self.rank == 0 else [0]
+        since = time.monotonic()
+        while not self._over.wait(1.0):
+            if self.launcher is not None and not self.launcher.is_running():
+                self.launcher = None
+                os.kill(os.getpid(), signal.SIGTERM)
+            if self.world == 1:
+                continue
+            self._look_around()
+            beat += 1
+            now = time.monotonic()
+            try:
+                store = store or self._connect()
+                store.set(f"bikd/beat/{self.rank}", str(beat))
+                beats = store.multi_get([f"bikd/beat/{other}" for other in others])
+                ended = store.get("bikd/ended") if store.check(["bikd/ended"]) else None
+            except (RuntimeError, OSError):  # all of torch's store errors
+                store, beats, ended = None, [], None
+            now = time.monotonic()
+            for other, value in zip(others, beats):
+                if other not in heard or heard[other][0] != value:
+                    heard[other] = (value, now)
+            if ended is not None and not self._over.is_set():
+                self._end(ended.decode(), tell=False)
+            silent = [o for o in others if now - heard.get(o, (b"", since))[1] > self.silence]
+            if silent and not self._over.is_set():
+                self._end(self._silence(silent))
+
+    def _look_around(self) -> None:
+        """End where a rank of this machine has died; not while everybody is leaving."""
+        if not self._leaving and (dead := self.dead()):
+            self._end(self._death(dead))
+
+    def lost(self) -> None:
+        """End now where a rank of this machine has died."""
+        self._look_around()
+
+    def dead(self) -> list[int]:
+        """Ranks on this machine whose process is gone."""
+        here = self.where[self.rank if self.world > 1 else 0]["machine"]
+        return [r for r, w in enumerate(self.where) if r != self.rank and w["machine"] == here and not lives(w)]
+
+    def _death(self, dead: Sequence[int]) -> str:
+        return f"{self._named(dead)} died. The run stops."
+
+    def _silence(self, silent: Sequence[int]) -> str:
+        return (
+            f"no sign of life from {self._named(silent)} for {self.silence:.0f} s: the machine or the link to it is down, or "
+            "it hangs. The run stops (training.silence sets how long to wait)."
+        )
+
+    def _named(self, ranks: Sequence[int]) -> str:
+        shown = [f"rank {r} (process {self.where[r]['pid']} on {self.where[r]['host']})" for r in ranks[:4]]
+        return ", ".join(shown) + (f" and {len(ranks) - 4} more" if len(ranks) > 4 else "")
+
+    def _end(self, message: str, tell: bool = True, code: int = LOST) -> None:
+        """Say why, once a machine, tell the other machines, and be gone, though not before others could notice by themselves."""
+        self._ending.acquire()  # never released: of two threads the first one ends this process
+        self._over.set()
+        dead = self.dead()
+        here = self.where[self.rank]["machine"]
+        speakers = [r for r, w in enumerate(self.where) if w["machine"] == here and r not in dead]
+        if self.rank == min(speakers):
+            hint = f" {self.hint}" if self.hint else ""
+            print(f"error: {message}{hint}", file=sys.stderr, flush=True)
+        if tell and (self.rank == 0 or 0 not in dead):
+            teller = threading.Thread(target=self._tell, args=(message,), daemon=True)
+            teller.start()
+        time.sleep(2.5)
+        sys.stdout.flush()
+        os._exit(code)
+
+    def _tell(self, message: str) -> None:
+        with contextlib.suppress(RuntimeError, OSError):
+            self._connect().set("bikd/ended", message)
+
+    # ------------------------------------------------------------------------------------------------ the main thread
+
+    def meet(self) -> None:
+        """Wait, for as long as it takes, until every rank has come here."""
+        if self.world == 1:
+            return
+        self._meetings += 1
+        key = f"bikd/meet/{self._meetings}"
+        try:
+            self._talk.add(key, 1)
+            while self._talk.add(key, 0) < self.world:
+                time.sleep(0.05)
+        except RuntimeError as error:
+            self.explain(error)
+            raise
+
+    def leave(self) -> None:
+        """The last meeting; after it nobody is missed. Rank 0, which serves the store, goes last."""
+        self._leaving = True
+        self.meet()
+        self._over.set()
+        if self.world == 1:
+            return
+        try:
+            self._talk.add("bikd/left", 1)
+            end = time.monotonic() + 5
+            while self.rank == 0 and self._talk.add("bikd/left", 0) < self.world and time.monotonic() < end:
+                time.sleep(0.02)
+        except RuntimeError:  # rank 0 has gone already
+            pass
+
+    def explain(self, error: Exception) -> None:
+        """What another rank's end looks like from here is an error of a collective: wait until it is known who, and end.
+
+        Returns where the error is this rank's own.
+        """
+        if self.world == 1 or isinstance(error, OSError) or not _of_a_collective(error):
+            return
+        for _ in range(20):
+            if dead := self.dead():
+                self._end(self._death(dead))
+            time.sleep(0.1)
+        time.sleep(self.silence + 3)  # the watching thread ends this process if somebody is silent
+
+    def first_to_fail(self, message: str) -> bool:
+        """Tell the others that this rank ends with an error; False where another has said so before."""
+        self._leaving = True
+        if self.world == 1:
+            return True
+        try:
+            first = self._talk.compare_set("bikd/failed", "", str(self.rank)).decode() == str(self.rank)
+            if first:
+                self._talk.set("bikd/ended", f"rank {self.rank} failed: {message}")
+        except RuntimeError:
+            return True
+        return first
+
+
+def _of_a_collective(error: Exception) -> bool:
+    return isinstance(error, dist.DistError) or any(word in str(error).lower() for word in _COLLECTIVE)
