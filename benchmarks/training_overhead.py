@@ -74,18 +74,22 @@ def main() -> None:
             print(f"{phase.name:<8} whole step / bare passes = {ratio:.3f}")
         trainer.engine.destroy()
     distributed.stop()
+    append([dict(
+        phase=name, ratio=f"{ratio:.4f}", batch=config.training.batch_size, student=config.model.student, size=config.model.size,
+        dtype=str(trainer.dtype).split(".")[1], threads=torch.get_num_threads(), load=round(os.getloadavg()[0], 1),
+        device=ranks.device.type, torch=version("torch"), deepspeed=version("deepspeed"), date=date.today().isoformat(),
+    ) for name, ratio in rows])  # fmt: skip
+
+
+def append(rows: list[dict]) -> None:
+    """Add rows to the CSV; what stands there is never edited."""
     new = not RESULTS.exists()
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     with RESULTS.open("a", newline="") as file:
-        writer = csv.writer(file)
+        writer = csv.DictWriter(file, rows[0])
         if new:
-            writer.writerow(["phase", "ratio", "batch", "student", "size", "dtype", "threads", "load", "device", "torch", "deepspeed", "date"])
-        for name, ratio in rows:
-            writer.writerow([
-                name, f"{ratio:.4f}", config.training.batch_size, config.model.student, config.model.size, str(trainer.dtype).split(".")[1],
-                torch.get_num_threads(), round(os.getloadavg()[0], 1), ranks.device.type, version("torch"), version("deepspeed"),
-                date.today().isoformat(),
-            ])  # fmt: skip
+            writer.writeheader()
+        writer.writerows(rows)
 
 
 if __name__ == "__main__":

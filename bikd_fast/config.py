@@ -41,6 +41,7 @@ class ModelConfig:
         teacher: timm name of the frozen backbone.
         weights: ``auto`` (offline package for tf_efficientnet_lite0, else the hub), ``offline``, ``hub``, ``random``, or a file.
         strides: levels of the backbone, in pixels of the picture.
+        pool: side of the window that the teacher's features are averaged over, in positions of each level; odd, 1 is none.
         student: ``image`` (encoder-decoder on the picture), ``reverse`` (bottleneck on the features), ``encoder`` (no decoder).
         size: multiplies the width of every layer of the student.
         depth: residual blocks a stage of the student.
@@ -53,6 +54,7 @@ class ModelConfig:
     teacher: str = "tf_efficientnet_lite0"
     weights: str = "auto"
     strides: list[int] = field(default_factory=lambda: [4, 8, 16])
+    pool: int = 3
     student: Literal["image", "reverse", "encoder"] = "image"
     size: float = 1.0
     depth: int = 1
@@ -201,6 +203,8 @@ def check(config: RunConfig) -> None:
     _positive("training.base_batch", training.base_batch)
     _positive("training.silence", training.silence)
     _positive("model.size", config.model.size)
+    if config.model.pool < 1 or config.model.pool % 2 == 0:
+        raise ConfigError(f"model.pool: {config.model.pool} is not an odd number of positions of at least 1.")
     _within("objective.beta", objective.beta, 0, 1)
     _within("objective.margin", objective.margin, 0, 2)
     _within("model.bound", config.model.bound, 0, 1)

@@ -7,6 +7,7 @@ from typing import Any
 
 import timm
 import torch
+import torch.nn.functional as F
 from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -21,6 +22,10 @@ class Backbone(nn.Module):
 
     ``forward`` takes pictures (B, 3, H, W) in [0, 1] and returns one map (B, C_k, H_k, W_k) a level, finest first.
 
+    Args:
+        pool: side of the window that every level is averaged over, in positions; 1 is none. The average of a stochastic texture's
+            features can be predicted where the features themselves cannot.
+
     Attributes:
         channels, strides: of the levels, finest first.
 
@@ -31,9 +36,11 @@ class Backbone(nn.Module):
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, name: str, strides: Sequence[int] = DEFAULT_STRIDES, image_size: int = 256) -> None:
+    def __init__(
+        self, name: str, strides: Sequence[int] = DEFAULT_STRIDES, image_size: int = 256, pool: int = 1
+    ) -> None:
         super().__init__()
-        self.name = name
+        self.name, self.pool = name, pool
         self.net = _create(name, strides, image_size)
         info: Any = self.net.feature_info
         self.channels: tuple[int, ...] = tuple(info.channels())
@@ -64,7 +71,10 @@ class Backbone(nn.Module):
         return (pictures - self.mean) / self.std
 
     def forward(self, pictures: torch.Tensor) -> list[torch.Tensor]:
-        return list(self.net(self.normalise(pictures)))
+        levels = self.net(self.normalise(pictures))
+        if self.pool > 1:
+            levels = [F.avg_pool2d(f, self.pool, 1, self.pool // 2, count_include_pad=False) for f in levels]
+        return list(levels)
 
 
 def _create(name: str, strides: Sequence[int], image_size: int) -> nn.Module:

@@ -54,7 +54,7 @@ class Detector(nn.Module):
     def __init__(self, model: ModelConfig, map_config: MapConfig, image_size: int) -> None:
         super().__init__()
         self.model_config, self.map_config, self.image_size = model, map_config, image_size
-        self.backbone = Backbone(model.teacher, model.strides, image_size)
+        self.backbone = Backbone(model.teacher, model.strides, image_size, model.pool)
         channels, strides = self.backbone.channels, self.backbone.strides
         self.adapter = Adapter(channels, model.bound) if model.adapter else None
         self.student = STUDENTS[model.student](channels, strides, size=model.size, depth=model.depth)
