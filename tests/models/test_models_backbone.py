@@ -3,10 +3,11 @@
 import pytest
 import timm
 import torch
-from bikd_fast.models.backbone import Backbone
-from bikd_fast.models.weights import WeightsError
 from PIL import Image
 from safetensors.torch import save_file
+
+from bikd_fast.models.backbone import Backbone
+from bikd_fast.models.weights import WeightsError
 
 
 @pytest.mark.parametrize(("name", "channels"), [("tf_efficientnet_lite0", (24, 40, 112)), ("resnet18", (64, 128, 256))])
@@ -43,6 +44,7 @@ def test_stays_frozen_and_in_eval_mode():
 def test_offline_weights_are_the_trained_ones():
     """The package's tensors land on the right layers: the whole classifier recognises a cup of coffee."""
     import skimage.data
+
     from bikd_fast.models.weights import _offline_state
 
     net = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()

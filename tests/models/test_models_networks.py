@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+
 from bikd_fast.config import MapConfig, ModelConfig
 from bikd_fast.models.detector import Detector, DetectorError
 from bikd_fast.models.students import STUDENTS

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import TINY
+from safetensors.torch import load_file
+
 from bikd_fast.arguments import parse_run, run_parser
 from bikd_fast.config import ConfigError
 from bikd_fast.training import checkpoint, distributed
 from bikd_fast.training.run import split, train
 from bikd_fast.training.trainer import Trainer
-from conftest import TINY
-from safetensors.torch import load_file
 
 
 @pytest.fixture(scope="module")

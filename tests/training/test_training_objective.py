@@ -1,11 +1,12 @@
 """The whole module under the engine: who learns from what, and why the anchor is there."""
 
 import torch
+from bikd_kernels import bidirectional_loss, region_maps
+
 from bikd_fast.config import ObjectiveConfig
 from bikd_fast.models.students import STUDENTS
 from bikd_fast.models.teacher import Adapter
 from bikd_fast.training.distillation import Distillation, Inputs
-from bikd_kernels import bidirectional_loss, region_maps
 
 CHANNELS, STRIDES = (8, 16), (4, 8)
 

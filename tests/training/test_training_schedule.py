@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from bikd_fast.config import ObjectiveConfig, TrainingConfig
 from bikd_fast.training.sampling import Sampler
 from bikd_fast.training.schedule import phase
