@@ -8,6 +8,7 @@ import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from bikd_fast.errors import UserError, guarded
 
@@ -46,12 +47,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = uvicorn.Config(
         app, host=options.host, port=options.port, log_level="warning", access_log=False, timeout_keep_alive=15, server_header=False
     )
-    server = uvicorn.Server(config)
     socket = config.bind_socket()
-    print(f"serving {folder} on http://{_shown(options.host)}:{socket.getsockname()[1]}", flush=True)
+    lines = [f"serving {folder} on http://{_shown(options.host)}:{socket.getsockname()[1]}"]
     if token is not None and not os.environ.get(TOKEN):
-        print(f"token: {token}\n(set {TOKEN} to choose it; it travels unencrypted unless a proxy adds TLS)", flush=True)
-    server.run(sockets=[socket])
+        lines.append(f"token: {token}\n(set {TOKEN} to choose it; it travels unencrypted unless a proxy adds TLS)")
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[Any] | None = None) -> None:
+            await super().startup(sockets)
+            print("\n".join(lines), flush=True)  # now it does answer
+
+    Server(config).run(sockets=[socket])
     return 0
 
 
