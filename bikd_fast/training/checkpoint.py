@@ -103,6 +103,7 @@ def state(module: nn.Module, optimizer: Any) -> dict[str, torch.Tensor]:
         optimizer: a torch optimizer, or DeepSpeed's ZeRO optimizer around one. With ZeRO every rank has to call.
     """
     inner = _inner(optimizer)
+    _link(optimizer)
     tensors = {f"module/{name}": value for name, value in module.named_buffers()}
     for name, parameter in module.named_parameters():
         tensors[f"module/{name}"] = _whole(parameter)
@@ -169,7 +170,7 @@ def _moments(parameter: nn.Parameter, inner: torch.optim.Optimizer) -> dict[str,
     result = {}
     for key, value in flat.items():
         if isinstance(value, torch.Tensor):
-            result[key] = value if value.ndim == 0 else safe_get_full_optimizer_state(parameter, key)
+            result[key] = value.clone() if value.ndim == 0 else safe_get_full_optimizer_state(parameter, key)
     return result
 
 
@@ -182,7 +183,15 @@ def _make_room(optimizer: Any, inner: torch.optim.Optimizer, moments: dict[str, 
             inner.state[flat][key] = value.clone() if value.ndim == 0 else torch.zeros_like(flat)
             if value.ndim == 0:
                 inner.state[flat][key] = _step_for(inner, flat, value)
-    if example and hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
+    if example:
+        _link(optimizer)
+
+
+def _link(optimizer: Any) -> None:
+    """Let every parameter find its part of the flat state. DeepSpeed does so once, after the first of several groups has made
+    its first step, when the others have no state yet."""
+    if hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
+        optimizer._hp_optimizer_states_linked = False
         optimizer._lazy_init_hp_params_optimizer_state()
 
 
