@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -204,19 +205,34 @@ def _put_back(
             there = _step_for(inner, parameter, moment) if moment.ndim == 0 else moment.clone().to(parameter.device)
             inner.state[parameter][key] = there
         return
-    from deepspeed import zero
-    from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+    from deepspeed import utils, zero
 
-    device = parameter.device
-    safe_set_full_fp32_param(parameter, value.to(device))
-    for key, moment in moments.items():
-        if moment.ndim:
-            safe_set_full_optimizer_state(parameter, moment.to(device), key)
-    if hasattr(parameter, "ds_id"):
-        with zero.GatheredParameters([parameter], modifier_rank=0):
-            parameter.data.copy_(value)
-    else:
+    whole = {None: value, **{key: moment for key, moment in moments.items() if moment.ndim}}
+    if not hasattr(parameter, "ds_id"):
+        for key, tensor in whole.items():
+            tensor = tensor.to(parameter.device)
+            if key is None:
+                utils.safe_set_full_fp32_param(parameter, tensor)
+            else:
+                utils.safe_set_full_optimizer_state(parameter, tensor, key)
         parameter.data.copy_(value)
+        return
+    for key, tensor in whole.items():  # stage 3: DeepSpeed's setter of whole tensors trips over the padding of the last share
+        own = _share(tensor, parameter.ds_tensor.numel()).to(parameter.device)
+        if key is None:
+            utils.safe_set_local_fp32_param(parameter, own)
+        else:
+            utils.safe_set_local_optimizer_state(parameter, own, key)
+    with zero.GatheredParameters([parameter], modifier_rank=0):
+        parameter.data.copy_(value)
+
+
+def _share(tensor: torch.Tensor, size: int) -> torch.Tensor:
+    """This rank's ``size`` elements of a tensor that is spread over all ranks, zeros behind its end."""
+    flat = tensor.flatten()
+    world, rank = dist.get_world_size(), dist.get_rank()
+    padded = torch.cat([flat, flat.new_zeros(size * world - flat.numel())])
+    return padded[rank * size : (rank + 1) * size]
 
 
 def _step_for(inner: torch.optim.Optimizer, parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
