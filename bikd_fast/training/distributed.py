@@ -84,7 +84,7 @@ class Termination:
         self.wished = True
         if self.watch is not None:
             self.watch.lost()  # a launcher sends SIGTERM to the rest when a rank has died: then say so, and end
-        if not self.deferred:
+        if not self.deferred and not (self.watch and self.watch.ending):
             print("SIGTERM: stopping. The same command goes on from here.", file=sys.stderr, flush=True)
             raise Terminated
 

@@ -49,7 +49,14 @@ def lives(where: dict[str, Any]) -> bool:
     """Whether a process of this machine is still there; a zombie is not."""
     try:
         process = psutil.Process(where["pid"])
-        return abs(process.create_time() - where["began"]) < 1 and process.status() != psutil.STATUS_ZOMBIE
+        return abs(process.create_time() - where["began"]) < 1 and _there(process)
+    except psutil.Error:
+        return False
+
+
+def _there(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
 
@@ -71,6 +78,7 @@ class Watch(threading.Thread):
         self.hint = ""  # what the last message adds: the last good checkpoint
         self.where: list[dict[str, Any]] = [identity()]
         self._leaving, self._over, self._ending = False, threading.Event(), threading.Lock()
+        self._ender: threading.Thread | None = None
         self._meetings = 0
         self._store: dist.Store | None = None
         if world > 1:
@@ -94,7 +102,7 @@ class Watch(threading.Thread):
         others = list(range(1, self.world)) if self.rank == 0 else [0]
         since = time.monotonic()
         while not self._over.wait(1.0):
-            if self.launcher is not None and not self.launcher.is_running():
+            if self.launcher is not None and not _there(self.launcher):
                 self.launcher = None
                 os.kill(os.getpid(), signal.SIGTERM)
             if self.world == 1:
@@ -124,6 +132,10 @@ class Watch(threading.Thread):
         if not self._leaving and (dead := self.dead()):
             self._end(self._death(dead))
 
+    @property
+    def ending(self) -> bool:
+        return self._ender is not None
+
     def lost(self) -> None:
         """End now where a rank of this machine has died."""
         self._look_around()
@@ -148,7 +160,11 @@ class Watch(threading.Thread):
 
     def _end(self, message: str, tell: bool = True, code: int = LOST) -> None:
         """Say why, once a machine, tell the other machines, and be gone, though not before others could notice by themselves."""
-        self._ending.acquire()  # never released: of two threads the first one ends this process
+        if not self._ending.acquire(blocking=False):  # never released: of two threads the first one ends this process
+            if self._ender is not threading.current_thread():
+                time.sleep(60)
+            return  # a signal came while this thread was at it
+        self._ender = threading.current_thread()
         self._over.set()
         dead = self.dead()
         here = self.where[self.rank]["machine"]

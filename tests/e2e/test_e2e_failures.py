@@ -1,0 +1,51 @@
+"""A job under DeepSpeed's launcher when things go wrong: a rank is killed, the launcher is killed, the job is told to stop."""
+
+import os
+import signal
+
+import pytest
+from jobs import BIN, end, gone, lines, options, ranks_of, start, until
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture
+def job(tiny_mvtec, tmp_path):
+    """(process, run folder, log) of two ranks that have made some steps and written a checkpoint; it goes on if there is one."""
+    run, log = tmp_path / "run", tmp_path / "log"
+    port = 29500 + os.getpid() % 400
+    process = start(
+        [BIN / "deepspeed", "--num_accelerators", 2, "--master_port", port, "bikd_fast/train.py", *options(tiny_mvtec, run)], log
+    )
+    try:
+        until(lambda: lines(run) > 3 and any((run / "checkpoints").glob("step-*")) or process.poll() is not None, 180, log)
+        yield process, run, log
+    finally:
+        end(process)
+
+
+def test_a_killed_rank_ends_the_job_with_one_message_that_names_it(job):
+    process, run, log = job
+    ranks = ranks_of(job[0])
+    assert len(ranks) == 2
+    ranks[1].kill()
+    assert until(lambda: process.poll() is not None, 30, log) < 30
+    assert process.returncode != 0 and gone(ranks) and not (run / "DONE").exists()
+    said = [line for line in log.read_text().splitlines() if line.startswith("error:")]
+    assert len(said) == 1 and f"rank 1 (process {ranks[1].pid}" in said[0], said
+    assert "checkpoints/step-" in said[0] and "Traceback" not in log.read_text()
+
+
+@pytest.mark.parametrize("victim", ["runner", "launcher"])
+def test_a_launcher_that_is_killed_leaves_no_orphans(job, victim):
+    process, run, log = job
+    ranks = ranks_of(process)
+    before = {p.name for p in (run / "checkpoints").glob("step-*")}
+    if victim == "runner":
+        process.send_signal(signal.SIGTERM)
+    else:
+        ranks[0].parent().kill()
+    until(lambda: gone(ranks), 30, log)
+    assert "SIGTERM: stopped after step" in log.read_text() and "Traceback" not in log.read_text()
+    assert {p.name for p in (run / "checkpoints").glob("step-*")} - before  # written on the way out
+    assert not (run / "DONE").exists()
