@@ -18,7 +18,7 @@ def job(tiny_mvtec, tmp_path):
         [BIN / "deepspeed", "--num_accelerators", 2, "--master_port", port, "bikd_fast/train.py", *options(tiny_mvtec, run)], log
     )
     try:
-        until(lambda: lines(run) > 3 and any((run / "checkpoints").glob("step-*")) or process.poll() is not None, 180, log)
+        until(lambda: (lines(run) > 3 and any((run / "checkpoints").glob("step-*"))) or process.poll() is not None, 180, log)
         yield process, run, log
     finally:
         end(process)

@@ -1,0 +1,127 @@
+"""One rank: SIGTERM, losses that are not finite, going on by --resume RUN, which trainings run side by side."""
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+from conftest import TINY
+from safetensors.torch import load_file
+
+from bikd_fast.arguments import parse_run, run_parser
+from bikd_fast.config import ConfigError
+from bikd_fast.train import resuming
+from bikd_fast.training import distributed
+from bikd_fast.training.bad_steps import TrainingError
+from bikd_fast.training.distillation import Distillation
+from bikd_fast.training.run import side_by_side, train
+from bikd_fast.training.trainer import Trainer
+
+
+@pytest.fixture(scope="module")
+def ranks():
+    yield distributed.start()
+    distributed.stop()
+
+
+def settings(root, output, *extra):
+    options = ["--data.format", "mvtec", "--data.root", str(root), "--data.category", "stripes", "--training.precision", "fp32"]
+    rest = ["--training.steps", "8", "--training.log_every", "1", "--output", str(output), *extra]
+    return parse_run(run_parser("test", ""), [*TINY, *options, *rest])
+
+
+def test_sigterm_ends_the_step_writes_a_checkpoint_and_the_same_call_goes_on(tiny_mvtec, tmp_path, ranks, monkeypatch, capfd):
+    whole = train(settings(tiny_mvtec, tmp_path / "whole"), ranks)
+    step = Trainer._step
+
+    def told_at_three(self, now):
+        if self.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        step(self, now)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", told_at_three)
+        with pytest.raises(SystemExit) as caught:
+            train(settings(tiny_mvtec, tmp_path / "cut"), ranks)
+    assert caught.value.code == 143
+    assert "SIGTERM: stopped after step 5" in capfd.readouterr().err  # told in step 4, agreed about a step later
+    assert [p.name for p in (tmp_path / "cut/checkpoints").iterdir()] == ["step-00000005.safetensors"]
+    distributed.termination.wished = False
+    again = parse_run(run_parser("test", ""), resuming(["--resume", str(tmp_path / "cut")]))
+    resumed = load_file(train(again, ranks) / "detector.safetensors")
+    undisturbed = load_file(whole / "detector.safetensors")
+    assert all(torch.equal(resumed[k], undisturbed[k]) or resumed[k].isnan().all() for k in undisturbed)
+    assert len((tmp_path / "cut/log.jsonl").read_text().splitlines()) == 8
+
+
+def test_too_many_bad_steps_in_a_row_stop_the_run_and_name_the_last_good_checkpoint(tiny_mvtec, tmp_path, ranks, monkeypatch):
+    forward, calls = Distillation.forward, []
+
+    def broken(self, inputs, beta):
+        loss, terms = forward(self, inputs, beta)
+        calls.append(0)
+        return loss * (float("inf") if len(calls) > 3 else 1), terms
+
+    monkeypatch.setattr(Distillation, "forward", broken)
+    options = ("--training.max_bad_steps", "2", "--training.checkpoint_seconds", "1e-9")
+    with pytest.raises(TrainingError, match=r"step 5: .*stripes.*2 steps in a row.*checkpoints/step-\d+\.safetensors"):
+        train(settings(tiny_mvtec, tmp_path / "run", *options), ranks)
+    newest = max((tmp_path / "run/checkpoints").iterdir())
+    assert all(value.isfinite().all() for value in load_file(newest).values())
+    rows = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert rows[2]["bad_steps"] == 0 and rows[-1]["bad_steps"] == 1
+
+
+def test_every_line_says_where_the_time_went(tiny_mvtec, tmp_path, ranks):
+    run = train(settings(tiny_mvtec, tmp_path / "run"), ranks)
+    for line in (run / "log.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        shares = [row[f"share_{part}"] for part in ("data", "communication", "compute", "other")]
+        assert sum(shares) == pytest.approx(1, abs=0.02) and all(0 <= s <= 1 for s in shares)
+        assert row["share_communication"] < 0.2 < row["share_compute"]  # DeepSpeed reduces in a world of one too
+        assert row["pictures_per_second"] > 0 and row["peak_memory_mb"] > 50
+
+
+def test_resume_takes_auto_never_and_folders(tmp_path):
+    assert resuming(["--resume", "never", "--seed", "3"]) == ["--resume", "never", "--seed", "3"]
+    (tmp_path / "config.yaml").write_text("")
+    words = resuming([f"--resume={tmp_path}", "--report", "false"])
+    assert words[:2] == ["--config", str(tmp_path / "config.yaml")] and words[-3:-2] == [str(tmp_path)]
+    with pytest.raises(ConfigError, match="nowhere"):
+        resuming(["--resume", "/nowhere"])
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "beside"),
+    [
+        (1, ("--training.parallel", "categories"), False),
+        (2, (), True),  # two categories on two ranks
+        (4, (), False),  # half of the ranks would idle
+        (3, (), True),  # 4 pictures do not divide among 3
+        (2, ("--training.parallel", "data"), False),
+        (8, ("--training.parallel", "categories"), True),
+        (2, ("--model.shared", "true"), False),
+    ],
+)
+def test_which_trainings_run_side_by_side(tiny_mvtec, tmp_path, size, options, beside):
+    config = settings(tiny_mvtec, tmp_path, "--data.category", "all", *options)
+    assert side_by_side(config, size) == beside
+
+
+def test_one_detector_cannot_be_trained_side_by_side(tiny_mvtec, tmp_path):
+    with pytest.raises(ConfigError, match=r"training\.parallel"):
+        side_by_side(settings(tiny_mvtec, tmp_path, "--training.parallel", "categories"), 2)
+
+
+@pytest.mark.parametrize("prefix", [{"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS"}, {"RANK": "PMI_RANK"}])
+def test_other_launchers_variables_are_read(monkeypatch, prefix):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    for ours, theirs in prefix.items():
+        monkeypatch.setenv(theirs, "3")
+        monkeypatch.setenv(ours, "3")  # so that monkeypatch takes it away again
+        monkeypatch.delenv(ours)
+    distributed._foreign()
+    assert all(os.environ[ours] == "3" for ours in prefix)

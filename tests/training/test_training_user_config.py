@@ -1,0 +1,120 @@
+"""The user's DeepSpeed JSON against the run's own settings, and optimizers by DeepSpeed's names."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from bikd_fast.config import ConfigError, TrainingConfig
+from bikd_fast.training import engine as engines
+from bikd_fast.training import optimizers, user_config
+from bikd_fast.training.bad_steps import skip_when
+from bikd_fast.training.distributed import Ranks
+
+SHIPPED = sorted((Path(__file__).parents[2] / "configs/deepspeed").glob("*.json"))
+
+
+def settled(user, world=2, **training):
+    done = user_config.settle(TrainingConfig(**training), user, world)
+    assert user_config.settle(done, user, world) == done  # settling twice changes nothing
+    return done
+
+
+@pytest.mark.parametrize(
+    ("user", "training", "batch", "accumulation"),
+    [
+        ({}, {}, 8, 1),
+        ({}, {"batch_size": 32, "accumulation": 4}, 32, 4),
+        ({"train_batch_size": 64}, {}, 64, 1),
+        ({"train_micro_batch_size_per_gpu": 3}, {}, 6, 1),
+        ({"train_micro_batch_size_per_gpu": 3, "gradient_accumulation_steps": 2}, {}, 12, 2),
+        ({"train_micro_batch_size_per_gpu": 4, "train_batch_size": 32}, {}, 32, 4),
+        ({"train_micro_batch_size_per_gpu": 4}, {"batch_size": 32}, 32, 4),
+        ({"gradient_accumulation_steps": 2}, {"batch_size": 32}, 32, 2),
+        ({"train_batch_size": 32}, {"batch_size": 32}, 32, 1),
+    ],
+)
+def test_batch_and_accumulation_of_the_json_win(user, training, batch, accumulation):
+    done = settled(user, **training)
+    assert (done.batch_size, done.accumulation) == (batch, accumulation)
+    config = engines.engine_config(done, Ranks(0, 2, torch.device("cpu")), torch.float32, user)
+    assert config["train_batch_size"] == batch == 2 * accumulation * config["train_micro_batch_size_per_gpu"]
+
+
+@pytest.mark.parametrize(
+    ("user", "training", "keys"),
+    [
+        ({"train_batch_size": 64}, {"batch_size": 32}, ("training.batch_size", "train_batch_size")),
+        ({"gradient_accumulation_steps": 2}, {"accumulation": 4}, ("training.accumulation", "gradient_accumulation_steps")),
+        (
+            {"train_micro_batch_size_per_gpu": 5, "train_batch_size": 32},
+            {},
+            ("train_batch_size", "train_micro_batch_size_per_gpu"),
+        ),
+        ({"train_batch_size": 7}, {}, ("training.batch_size: 7", "2 ranks")),
+        ({"train_batch_size": "auto"}, {}, ("train_batch_size", "'auto'")),
+        ({"optimizer": {"params": {"lr": 0.1}}}, {"lr_student": 0.2}, ("training.lr_student", "optimizer.params.lr")),
+        ({"bf16": {"enabled": True}}, {"precision": "fp32"}, ("training.precision", "bf16")),
+        ({"bf16": {"enabled": True}, "fp16": {"enabled": True}}, {}, ("fp16", "bf16")),
+        ({"fp16": {"enabled": True}, "zero_optimization": {"stage": 0}}, {}, ("fp16.enabled", "stage")),
+    ],
+)
+def test_contradictions_name_both_keys(user, training, keys):
+    with pytest.raises(ConfigError) as caught:
+        settled(user, **training)
+    assert all(key in str(caught.value) for key in keys), caught.value
+
+
+def test_the_rate_of_the_json_keeps_the_teacher_at_its_share():
+    done = settled({"optimizer": {"type": "AdamW", "params": {"lr": 0.01, "weight_decay": 0.5}}})
+    assert done.lr_student == 0.01 and done.lr_teacher == pytest.approx(0.001) and done.weight_decay == 0.5
+
+
+@pytest.mark.parametrize(("rule", "factor"), [("none", 1), ("linear", 16), ("sqrt", 4)])
+def test_rates_grow_with_the_batch(rule, factor):
+    assert user_config.rate_factor(TrainingConfig(batch_size=128, scale_rates=rule)) == factor
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_shipped_configurations_settle_and_build_their_optimizer(path):
+    user = user_config.read(str(path))
+    done = settled(user, world=2)
+    make = optimizers.factory(user, done.lr_student, engines.zero_stage(user))
+    parameter = torch.nn.Parameter(torch.ones(4, 4))
+    optimizer = make([{"params": [parameter]}])
+    parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    assert not torch.equal(parameter, torch.ones(4, 4))
+
+
+def test_nine_configurations_ship():
+    assert {p.stem for p in SHIPPED} >= {"cpu", "one_gpu", "multi_gpu", "zero1", "zero2", "large_batch"}
+
+
+@pytest.mark.parametrize("kind", ["Lamb", "LARS"])
+def test_layer_norms_are_refused_where_layers_are_flattened(kind):
+    with pytest.raises(ConfigError, match="stage 1"):
+        optimizers.factory({"optimizer": {"type": kind}}, 1e-3, 1)
+
+
+def test_an_unknown_optimizer_parameter_is_named():
+    make = optimizers.factory({"optimizer": {"type": "SGD", "params": {"speed": 3}}}, 1e-3, 0)
+    with pytest.raises(ConfigError, match="speed"):
+        make([{"params": [torch.nn.Parameter(torch.ones(1))]}])
+
+
+@pytest.mark.parametrize("kind", ["AdamW", "SGD", "Lamb"])
+def test_a_flagged_step_changes_neither_weights_nor_state(kind):
+    parameter = torch.nn.Parameter(torch.ones(3, 3))
+    optimizer = optimizers.factory({"optimizer": {"type": kind}}, 0.1, 0)([{"params": [parameter]}])
+    flag = torch.zeros(())
+    skip_when(optimizer, flag)
+    weights, steps = [], []
+    for bad in (0, 1, 0):
+        flag.fill_(bad)
+        parameter.grad = torch.full_like(parameter, torch.nan if bad else 1.0)
+        optimizer.step()
+        weights.append(parameter.detach().clone())
+        steps.append(float(optimizer.state[parameter].get("step", 0) if optimizer.state else 0))
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[1], weights[2])
+    assert steps[0] == steps[1] and torch.isfinite(weights[2]).all()
