@@ -35,7 +35,8 @@ def resuming(words: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: RUN is no run folder.
     """
-    rest, run = [], None
+    rest: list[str] = []
+    run = None
     words = [part for word in words for part in (word.split("=", 1) if word.startswith("--resume=") else [word])]
     for word in words:
         if rest and rest[-1] == "--resume" and word not in ("auto", "never"):

@@ -47,7 +47,7 @@ class BadSteps:
         """Set the flag of this step, before the optimizer runs, from its losses and the gradients that this rank holds whole."""
         bad = ~torch.isfinite(torch.stack(self._losses)).all()
         if gradients:
-            bad |= ~torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all()
+            bad |= ~torch.isfinite(torch.stack(torch._foreach_norm(list(gradients)))).all()
         self.flag.copy_(bad)
         if self.ranks.world > 1:
             dist.all_reduce(self.flag, op=dist.ReduceOp.MAX)

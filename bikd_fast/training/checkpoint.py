@@ -167,7 +167,7 @@ def _moments(parameter: nn.Parameter, inner: torch.optim.Optimizer) -> dict[str,
         return {k: v for k, v in inner.state.get(parameter, {}).items() if isinstance(v, torch.Tensor)}
     from deepspeed.utils import safe_get_full_optimizer_state
 
-    flat = next((s for s in inner.state.values() if s), {})
+    flat: dict[str, Any] = next((s for s in inner.state.values() if s), {})
     result = {}
     for key, value in flat.items():
         if isinstance(value, torch.Tensor):
@@ -207,22 +207,18 @@ def _put_back(
         return
     from deepspeed import utils, zero
 
-    whole = {None: value, **{key: moment for key, moment in moments.items() if moment.ndim}}
+    whole = {key: moment for key, moment in moments.items() if moment.ndim}
     if not hasattr(parameter, "ds_id"):
-        for key, tensor in whole.items():
-            tensor = tensor.to(parameter.device)
-            if key is None:
-                utils.safe_set_full_fp32_param(parameter, tensor)
-            else:
-                utils.safe_set_full_optimizer_state(parameter, tensor, key)
+        utils.safe_set_full_fp32_param(parameter, value.to(parameter.device))
+        for name, moment in whole.items():
+            utils.safe_set_full_optimizer_state(parameter, moment.to(parameter.device), name)
         parameter.data.copy_(value)
         return
-    for key, tensor in whole.items():  # stage 3: DeepSpeed's setter of whole tensors trips over the padding of the last share
-        own = _share(tensor, parameter.ds_tensor.numel()).to(parameter.device)
-        if key is None:
-            utils.safe_set_local_fp32_param(parameter, own)
-        else:
-            utils.safe_set_local_optimizer_state(parameter, own, key)
+    size = getattr(parameter, "ds_tensor").numel()  # noqa: B009 (DeepSpeed adds it)
+    # stage 3: DeepSpeed's setters of whole tensors trip over the padding of the last rank's share
+    utils.safe_set_local_fp32_param(parameter, _share(value, size).to(parameter.device))
+    for name, moment in whole.items():
+        utils.safe_set_local_optimizer_state(parameter, _share(moment, size).to(parameter.device), name)
     with zero.GatheredParameters([parameter], modifier_rank=0):
         parameter.data.copy_(value)
 

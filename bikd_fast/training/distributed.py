@@ -133,6 +133,12 @@ def start(silence: float = SILENCE, apart: bool = False) -> Ranks:
     return ranks
 
 
+def _share_cores(local_ranks: int) -> None:
+    """One share of the cores a rank: ranks whose threads wait for each other's cores lose far more than they gain."""
+    if "OMP_NUM_THREADS" not in os.environ and local_ranks > 1:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_ranks))
+
+
 def _join() -> torch.device:
     import deepspeed
     from deepspeed.accelerator import get_accelerator
@@ -143,6 +149,7 @@ def _join() -> torch.device:
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
+        _share_cores(int(os.environ.get("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     if get_accelerator().device_name() == "cpu":
         # DeepSpeed would compile a shared-memory all-reduce that training never calls: 45 s, and a crash without a compiler.
         from deepspeed.ops import __compatible_ops__

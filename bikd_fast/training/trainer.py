@@ -23,6 +23,7 @@ from bikd_fast.training.bad_steps import BadSteps, TrainingError, skip_when
 from bikd_fast.training.distillation import Distillation, Inputs
 from bikd_fast.training.distributed import Ranks, Terminated, termination
 from bikd_fast.training.log import Log
+from bikd_fast.training.mirrors import natural_copies, with_copies
 from bikd_fast.training.pool import Pool
 from bikd_fast.training.sampling import Batch, Sampler
 from bikd_fast.training.schedule import Phase, phase
@@ -55,7 +56,7 @@ class Trainer:
         training = user_config.settle(config.training, user, ranks.world)
         config = replace(config, training=training)
         torch.manual_seed(config.seed)
-        self.config, self.ranks, self.names, self.user = config, ranks, names, user
+        self.config, self.ranks, self.user = config, ranks, user
         self.checkpoints, self.settings = folder / "checkpoints", settings
         self.log_label = f"{folder.name}: " if ranks.places > 1 else ""
         self.detector = Detector(config.model, config.map, config.data.image_size)
@@ -64,6 +65,8 @@ class Trainer:
         self.detector.backbone.to(memory_format=torch.channels_last)
         self.low = engines.low_precision(user)
         self.dtype = self.low or engines.precision(training, ranks.device)
+        if config.data.copies:
+            pictures, names = self._with_copies(pictures, names)
         self.pool = Pool(pictures, self.detector.backbone, ranks.device, self.dtype)
         self.simulator = Simulator(config.simulation, self.pool.pictures, None, textures)
         self.sampler = Sampler(len(pictures), training.batch_size, config.seed, ranks.rank, ranks.world, training.accumulation)
@@ -77,6 +80,12 @@ class Trainer:
         self.log = Log(folder / "log.jsonl", training, ranks, self.step, self.log_label)
         self.log.traffic.attach()
         self.saved = time.monotonic()
+
+    def _with_copies(self, pictures: torch.Tensor, names: list[str]) -> tuple[torch.Tensor, list[str]]:
+        found = natural_copies(pictures.to(self.ranks.device), self.detector.backbone)
+        if found and self.ranks.first:
+            print(f"  copies that the pictures themselves show to be natural: {', '.join(found)}", file=sys.stderr)
+        return with_copies(pictures, found), names * (1 + len(found))
 
     def _engine(self):
         module = Distillation(self.detector.adapter, self.detector.student, self.config.objective, self.detector.head)
@@ -215,7 +224,7 @@ class Trainer:
             inputs.regions = region_maps(made.mask, [(f.shape[-2], f.shape[-1]) for f in clean])
             inputs.counts = self._over_ranks(region_counts(inputs.regions).float())
         if head:
-            inputs.share = F.adaptive_avg_pool2d(made.mask.float(), clean[0].shape[-2:])
+            inputs.share = F.adaptive_avg_pool2d(made.mask.float(), (clean[0].shape[-2], clean[0].shape[-1]))
             clear = (inputs.share == 0).sum() + inputs.share.numel()  # the clean pictures count as normal everywhere
             inputs.share_counts = self._over_ranks(torch.stack([clear, (inputs.share >= 0.25).sum()]).float())
         return inputs

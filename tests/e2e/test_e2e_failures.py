@@ -1,10 +1,13 @@
 """A job under DeepSpeed's launcher when things go wrong: a rank is killed, the launcher is killed, the job is told to stop."""
 
+import json
 import os
 import signal
 
 import pytest
+import torch
 from jobs import BIN, end, gone, lines, options, ranks_of, start, until
+from safetensors.torch import load_file
 
 pytestmark = pytest.mark.e2e
 
@@ -49,3 +52,25 @@ def test_a_launcher_that_is_killed_leaves_no_orphans(job, victim):
     assert "SIGTERM: stopped after step" in log.read_text() and "Traceback" not in log.read_text()
     assert {p.name for p in (run / "checkpoints").glob("step-*")} - before  # written on the way out
     assert not (run / "DONE").exists()
+
+
+def test_categories_are_trained_side_by_side(tiny_mvtec, tmp_path):
+    """Two ranks, two categories: each rank trains one, with the weights that one rank alone gives them."""
+    words = [*options(tiny_mvtec, tmp_path / "two", "--training.forward_only", 0.2, steps=6), "--data.category", "all"]
+    log, alone = tmp_path / "log", tmp_path / "alone"
+    job = start(
+        [BIN / "deepspeed", "--num_accelerators", 2, "--master_port", 29500 + os.getpid() % 400, "bikd_fast/train.py", *words], log
+    )
+    single = start(["python", "bikd_fast/train.py", *words, "--output", tmp_path / "one"], alone)
+    try:
+        assert job.wait(200) == 0 and single.wait(200) == 0, log.read_text()[-3000:]
+    finally:
+        end(job)
+        end(single)
+    assert "stripes: step" in log.read_text() and "dots: step" in log.read_text()
+    for name in ("stripes", "dots"):
+        two, one = (load_file(tmp_path / n / name / "detector.safetensors") for n in ("two", "one"))
+        assert all(torch.equal(two[k], one[k]) or two[k].isnan().all() for k in one)
+    metrics = [json.loads((tmp_path / n / "metrics.json").read_text())["mean"] for n in ("two", "one")]
+    assert metrics[0] == metrics[1] and (tmp_path / "two/DONE").is_file()
+    assert json.loads((tmp_path / "two/environment.json").read_text())["side_by_side"]
