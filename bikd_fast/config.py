@@ -22,6 +22,7 @@ class DataConfig:
         category: names of categories, or ``all``.
         image_size: side of the square that pictures are resized to, in pixels; a multiple of 32.
         on_bad_image: ``error`` stops at the first unreadable picture, ``skip`` leaves it out and counts it.
+        copies: learn from mirrored and turned copies as well, where the training set itself shows that they are natural.
         holdout: share of the training pictures kept back for the threshold and the level weights.
     """
 
@@ -30,6 +31,7 @@ class DataConfig:
     category: list[str] = field(default_factory=lambda: ["all"])
     image_size: int = 256
     on_bad_image: Literal["error", "skip"] = "error"
+    copies: bool = True
     holdout: float = 0.15
 
 
@@ -54,9 +56,9 @@ class ModelConfig:
     teacher: str = "tf_efficientnet_lite0"
     weights: str = "auto"
     strides: list[int] = field(default_factory=lambda: [4, 8, 16])
-    pool: int = 3
+    pool: int = 1
     student: Literal["image", "reverse", "encoder"] = "image"
-    size: float = 1.0
+    size: float = 0.5
     depth: int = 1
     adapter: bool = True
     bound: float = 0.5
@@ -117,8 +119,8 @@ class TrainingConfig:
         silence: seconds without a sign of life from a rank after which the run stops.
     """
 
-    steps: int = 240
-    batch_size: int = 8
+    steps: int = 400
+    batch_size: int = 4
     accumulation: int = 1
     lr_student: float = 1e-3
     lr_teacher: float = 1e-4
@@ -128,13 +130,13 @@ class TrainingConfig:
     ramp: float = 0.1
     teacher_frozen: float = 0.2
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    log_every: int = 20
+    log_every: int = 40
     checkpoint_seconds: float = 60.0
     keep_checkpoints: int = 2
     compile: bool = False
     max_bad_steps: int = 10
     scale_rates: Literal["none", "linear", "sqrt"] = "none"
-    base_batch: int = 8
+    base_batch: int = 4
     parallel: Literal["auto", "data", "categories"] = "auto"
     silence: float = 45.0
 

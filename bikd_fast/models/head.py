@@ -16,6 +16,7 @@ from torch import nn
 from bikd_fast.models.blocks import ChannelNorm, stage
 
 FOCUS = 2.0  # gamma of the focal loss (Lin et al., arXiv 1708.02002)
+TRUST = 0.7  # q of the generalised cross entropy (Zhang and Sabuncu, arXiv 1805.07836): 0 is cross entropy, 1 the mean error
 
 
 class SegmentationHead(nn.Module):
@@ -28,7 +29,7 @@ class SegmentationHead(nn.Module):
 
     def __init__(self, channels: Sequence[int], width: int = 48, depth: int = 2) -> None:
         super().__init__()
-        self.project = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
+        self.project = nn.ModuleList(nn.Conv2d(2 * c, width, 1) for c in channels)
         self.body = nn.Sequential(stage(width, depth), ChannelNorm(width), nn.Conv2d(width, 1, 1))
 
     def forward(self, teacher: Sequence[torch.Tensor], student: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -37,8 +38,9 @@ class SegmentationHead(nn.Module):
         total: torch.Tensor | None = None
         for project, t, s in zip(self.project, teacher, student):
             # the product's mean square is about 1/C: brought to order one, so that no level starts louder than another
-            product = F.normalize(t, dim=1) * F.normalize(s.to(t.dtype), dim=1) * t.shape[1]
-            x = project(product)
+            unit = F.normalize(t, dim=1)
+            product = unit * F.normalize(s.to(t.dtype), dim=1) * t.shape[1]
+            x = project(torch.cat([product, unit * t.shape[1] ** 0.5], dim=1))
             if x.shape[-2:] != size:
                 x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
             total = x if total is None else total + x
@@ -46,7 +48,11 @@ class SegmentationHead(nn.Module):
 
 
 def segmentation_loss(logits: torch.Tensor, mask: torch.Tensor, counts: torch.Tensor | None = None) -> torch.Tensor:
-    """Focal loss, the mean over defect positions plus the mean over normal ones, so that small defects weigh as large ones.
+    """Mean over defect positions plus mean over normal ones, so that small defects weigh as large ones.
+
+    Normal positions have the focal loss: the few that look like defects count. Defect positions have the generalised cross
+    entropy (1 - p^q) / q, which is bounded: a simulated defect that nobody could see (a patch of gravel moved within gravel) is
+    a wrong label, and cross entropy or a focal loss would learn from those above all others.
 
     Args:
         logits: (B, h, w).
@@ -60,7 +66,7 @@ def segmentation_loss(logits: torch.Tensor, mask: torch.Tensor, counts: torch.Te
     if counts is None:
         counts = torch.stack([normal.sum(), defect.sum()])
     wrong = torch.sigmoid(logits)
-    missed = defect * (1 - wrong) ** FOCUS * F.softplus(-logits)
+    missed = defect * (1 - torch.exp(-TRUST * F.softplus(-logits))) / TRUST  # p^q without underflow
     alarmed = normal * wrong**FOCUS * F.softplus(logits)
     return alarmed.sum() / counts[0].clamp(min=1) + missed.sum() / counts[1].clamp(min=1)
 
