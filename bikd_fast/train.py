@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def work(ranks: distributed.Ranks) -> None:
         run = train(config, ranks)
         if ranks.leads:
+            distributed.share_cores(1)
             evaluate_run(run)
             finish(run)
 

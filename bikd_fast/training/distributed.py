@@ -133,9 +133,13 @@ def start(silence: float = SILENCE, apart: bool = False) -> Ranks:
     return ranks
 
 
-def _share_cores(local_ranks: int) -> None:
-    """One share of the cores a rank: ranks whose threads wait for each other's cores lose far more than they gain."""
-    if "OMP_NUM_THREADS" not in os.environ and local_ranks > 1:
+def share_cores(local_ranks: int) -> None:
+    """One share of the cores a rank: ranks whose threads wait for each other's cores lose far more than they gain.
+
+    Args:
+        local_ranks: ranks that compute on this machine at the same time; 1 once the others wait.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_ranks))
 
 
@@ -149,7 +153,7 @@ def _join() -> torch.device:
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
-        _share_cores(int(os.environ.get("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+        share_cores(int(os.environ.get("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     if get_accelerator().device_name() == "cpu":
         # DeepSpeed would compile a shared-memory all-reduce that training never calls: 45 s, and a crash without a compiler.
         from deepspeed.ops import __compatible_ops__
