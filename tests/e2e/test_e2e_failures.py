@@ -74,3 +74,25 @@ def test_categories_are_trained_side_by_side(tiny_mvtec, tmp_path):
     metrics = [json.loads((tmp_path / n / "metrics.json").read_text())["mean"] for n in ("two", "one")]
     assert metrics[0] == metrics[1] and (tmp_path / "two/DONE").is_file()
     assert json.loads((tmp_path / "two/environment.json").read_text())["side_by_side"]
+
+
+def test_killed_outright_and_started_again_it_ends_as_if_undisturbed(tiny_mvtec, tmp_path):
+    """The short form of benchmarks/kill_resume.py: SIGKILL in the middle of training, bit for bit the same weights."""
+    whole, cut, log = tmp_path / "whole", tmp_path / "cut", tmp_path / "log"
+    soon = ("--training.checkpoint_seconds", 0.05)
+    words = ["python", "bikd_fast/train.py"]
+    undisturbed = start([*words, *options(tiny_mvtec, whole, *soon, steps=60)], tmp_path / "undisturbed")
+    killed = start([*words, *options(tiny_mvtec, cut, *soon, steps=60)], log)
+    try:
+        until(lambda: any((cut / "checkpoints").glob("step-*")), 100, log)
+        killed.kill()
+        killed.wait(20)
+        assert not (cut / "detector.safetensors").exists() and not (cut / "DONE").exists()
+        again = start([*words, *options(tiny_mvtec, cut, *soon, steps=60)], log)
+        assert again.wait(150) == 0 and undisturbed.wait(150) == 0, log.read_text()[-3000:]
+    finally:
+        end(undisturbed)
+        end(killed)
+    assert "going on from step" in log.read_text()
+    one, two = (load_file(run / "detector.safetensors") for run in (whole, cut))
+    assert all(torch.equal(two[k], one[k]) or two[k].isnan().all() for k in one)
