@@ -17,6 +17,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+DRAINED = 4  # times the largest upload is read before the connection is closed
 OPEN = frozenset({"/", "/page.css", "/page.js", "/health"})  # hold nothing secret: the page asks for the token itself
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -70,26 +71,34 @@ class Guard:
         length = headers.get(b"content-length", b"0")
         if not length.isdigit():
             raise Refused(400, "Content-Length is no number")
-        if len(length) > 18 or int(length) > self.limits.upload_bytes:
-            raise Refused(413, f"the upload has more than the {self.limits.upload_bytes} bytes allowed")
+        if len(length) > 18 or int(length) > DRAINED * self.limits.upload_bytes:
+            raise self._too_long()
+
+    def _too_long(self) -> Refused:
+        return Refused(413, f"the upload has more than the {self.limits.upload_bytes} bytes allowed")
 
     def _bounded(self, receive: Receive) -> Receive:
         """receive, refusing a body that grows too long (whatever its header said) or arrives too slowly."""
         total, deadline, done = 0, time.monotonic() + self.limits.seconds, False
 
-        async def bounded() -> Message:
+        async def part() -> Message:
             nonlocal total, done
-            if done:
-                return await receive()  # waits for the client to go away, for as long as that takes
             try:
                 message = await asyncio.wait_for(receive(), max(0.01, deadline - time.monotonic()))
             except TimeoutError:
                 raise Refused(408, f"the upload did not arrive within {self.limits.seconds:.0f} seconds") from None
-            if message["type"] == "http.request":
-                total += len(message.get("body", b""))
-                done = not message.get("more_body", False)
-                if total > self.limits.upload_bytes:
-                    raise Refused(413, f"the upload has more than the {self.limits.upload_bytes} bytes allowed")
+            total += len(message.get("body", b""))
+            done = message["type"] != "http.request" or not message.get("more_body", False)
+            return message
+
+        async def bounded() -> Message:
+            if done:
+                return await receive()  # waits for the client to go away, for as long as that takes
+            message = await part()
+            if total > self.limits.upload_bytes:
+                while not done and total <= DRAINED * self.limits.upload_bytes:
+                    await part()  # thrown away: a client that is cut off while it sends does not see why
+                raise self._too_long()
             return message
 
         return bounded
