@@ -31,7 +31,7 @@ RESULTS = ROOT / "benchmarks/results/kill_resume.csv"
 TINY = [
     *("--model.weights", "random", "--model.size", "0.125", "--data.image_size", "64", "--data.category", "grass"),
     *("--training.batch_size", "4", "--training.precision", "fp32", "--training.log_every", "5", "--report", "false"),
-    *("--training.checkpoint_seconds", "0.3"),
+    *("--training.checkpoint_seconds", "0.1"),
 ]
 
 
@@ -75,6 +75,12 @@ def newest(run: Path) -> str:
     return max((p.name for p in (run / "checkpoints").glob("step-*")), default="none")
 
 
+def reached(run: Path) -> int:
+    """Step of the newest checkpoint."""
+    name = newest(run)
+    return 0 if name == "none" else int(name.removeprefix("step-").removesuffix(".safetensors"))
+
+
 def trial(ranks: int, steps: int, kills: int, draw: random.Random, folder: Path) -> dict[str, object]:
     whole, cut, log = folder / f"whole{ranks}", folder / f"cut{ranks}", folder / f"log{ranks}"
     began = time.monotonic()
@@ -84,16 +90,16 @@ def trial(ranks: int, steps: int, kills: int, draw: random.Random, folder: Path)
     in_training = landed = 0
     for number in range(kills):
         process = start(command(ranks, steps, cut), log)
-        # half of the kills after training has begun to leave traces, where they matter most; half anywhere from the start
+        # half of the kills at a random moment after training has got further, spread over all of it; half anywhere before that
         if number % 2:
-            known = newest(cut)
-            while process.poll() is None and newest(cut) == known:
-                time.sleep(0.02)
-            time.sleep(draw.uniform(0, 0.6))
+            goal = steps * number / (kills + 1)
+            while process.poll() is None and reached(cut) < goal:
+                time.sleep(0.01)
+            time.sleep(draw.uniform(0, 0.2))
             in_training += 1
         else:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(draw.uniform(0.2, 0.9 * life))
+                process.wait(draw.uniform(0.2, 6))
         landed += process.poll() is None
         kill(process)
         print(f"  kill {number + 1}: newest checkpoint {newest(cut)}", flush=True)

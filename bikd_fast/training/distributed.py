@@ -181,6 +181,9 @@ def stop() -> None:
         termination.watch = None
     if dist.is_initialized():
         dist.destroy_process_group()
+        from deepspeed.utils import groups
+
+        groups._WORLD_GROUP = None  # DeepSpeed would go on using it in a process that starts again
     if _signals_reach_us() and signal.getsignal(signal.SIGTERM) is termination:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
