@@ -171,12 +171,15 @@ class Detector(nn.Module):
             raise DetectorError(f"{path}: not a readable safetensors file ({error}). Train again or restore a copy.") from error
         if not isinstance(described, dict) or described.get("format") != FORMAT:
             raise DetectorError(f"{path}: not a detector of format {FORMAT}; it was not written by this version of bikd_fast.")
-        model, map_config = dict(described["model"]), described["map"]
-        detector = cls(ModelConfig(**model), MapConfig(**map_config), described["image_size"])
-        detector.backbone.fold()
-        detector.load_state_dict(tensors)
-        detector.level_weights, detector.mix = tuple(described["level_weights"]), tuple(described["mix"])
-        detector.about = described["about"]
+        try:
+            detector = cls(ModelConfig(**described["model"]), MapConfig(**described["map"]), described["image_size"])
+            detector.backbone.fold()
+            detector.load_state_dict(tensors)
+            detector.level_weights, detector.mix = tuple(described["level_weights"]), tuple(described["mix"])
+            detector.about = described["about"]
+        except (KeyError, TypeError, RuntimeError) as error:  # a setting or a tensor that this version knows otherwise
+            reason = str(error).splitlines()[0]
+            raise DetectorError(f"{path}: does not fit this version of bikd_fast ({reason}). Train again.") from error
         return detector.to(device).eval().requires_grad_(False)
 
 

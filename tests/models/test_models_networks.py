@@ -117,6 +117,21 @@ def test_a_foreign_safetensors_file_is_refused(tmp_path):
         Detector.load(tmp_path)
 
 
+def test_a_detector_of_another_version_is_refused(detector, tmp_path):
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    detector.save(tmp_path)
+    path = tmp_path / "detector.safetensors"
+    with safe_open(path, framework="pt") as file:
+        described = json.loads(file.metadata()["bikd_fast"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+    described["model"]["forgotten"] = 1
+    save_file(tensors, path, metadata={"bikd_fast": json.dumps(described)})
+    with pytest.raises(DetectorError, match="does not fit this version"):
+        Detector.load(tmp_path)
+
+
 def test_an_empty_folder_and_a_run_of_many_categories(detector, tmp_path):
     with pytest.raises(DetectorError, match="no detector"):
         Detector.load(tmp_path)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from bikd_fast.models.backbone import Backbone
 from bikd_fast.training.mirrors import natural_copies, with_copies
 
