@@ -23,7 +23,7 @@ def settled(user, world=2, **training):
 @pytest.mark.parametrize(
     ("user", "training", "batch", "accumulation"),
     [
-        ({}, {}, 8, 1),
+        ({}, {}, TrainingConfig().batch_size, 1),
         ({}, {"batch_size": 32, "accumulation": 4}, 32, 4),
         ({"train_batch_size": 64}, {}, 64, 1),
         ({"train_micro_batch_size_per_gpu": 3}, {}, 6, 1),
@@ -72,7 +72,7 @@ def test_the_rate_of_the_json_keeps_the_teacher_at_its_share():
 
 @pytest.mark.parametrize(("rule", "factor"), [("none", 1), ("linear", 16), ("sqrt", 4)])
 def test_rates_grow_with_the_batch(rule, factor):
-    assert user_config.rate_factor(TrainingConfig(batch_size=128, scale_rates=rule)) == factor
+    assert user_config.rate_factor(TrainingConfig(batch_size=128, base_batch=8, scale_rates=rule)) == factor
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
