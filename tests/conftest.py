@@ -12,9 +12,6 @@ from PIL import Image
 
 torch.set_num_threads(1)
 
-TINY = ["--model.weights", "random", "--model.size", "0.125", "--data.image_size", "64", "--training.batch_size", "4"]
-
-
 @pytest.fixture(scope="session")
 def tiny_mvtec(tmp_path_factory):
     """Two categories in MVTec AD layout: 12 good pictures each, 3 good and 3 defective ones to test on, 64 px."""

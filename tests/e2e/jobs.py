@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import psutil
-from conftest import TINY
+from tiny import TINY
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from tiny import TINY
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY
 from safetensors.torch import load_file
+from tiny import TINY
 
 from bikd_fast.arguments import parse_run, run_parser
 from bikd_fast.config import ConfigError
