@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# `make train ARGS="--seed 1 --output runs/other"` passes options on.
 # one rank a GPU; without one a rank a core, at most one for each embedded category
 RANKS := import os, torch; print(torch.cuda.device_count() or min(6, len(os.sched_getaffinity(0))))
 SOURCES := pyproject.toml setup.py constraints.txt
@@ -22,7 +23,7 @@ $(VENV)/.test: $(VENV)/.run
 	touch $@
 
 train: $(VENV)/.run
-	$(BIN)/deepspeed --num_accelerators $$($(BIN)/python -c '$(RANKS)') bikd_fast/train.py
+	$(BIN)/deepspeed --num_accelerators $$($(BIN)/python -c '$(RANKS)') bikd_fast/train.py $(ARGS)
 
 test: $(VENV)/.test lint
 	-bash .ci/system-packages

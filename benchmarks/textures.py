@@ -2,7 +2,7 @@
 
     python benchmarks/textures.py --seeds 0 1 2 [--output FILE.csv] [any option of `bikd train`]
 
-Every run is a process of its own, started as a user would start it. Rows are appended, never edited.
+Every run is `make train`, as a user would start it. Rows are appended, never edited.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import json
 import os
 import platform
 import resource
+import shlex
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from datetime import date
@@ -36,8 +36,8 @@ def main() -> None:
     for seed in options.seeds:
         with tempfile.TemporaryDirectory() as folder:
             started = time.perf_counter()
-            command = [sys.executable, str(ROOT / "bikd_fast/train.py"), "--output", folder, "--seed", str(seed), *passed]
-            subprocess.run(command, check=True, cwd=ROOT)
+            words = ["--output", folder, "--seed", str(seed), *passed]
+            subprocess.run(["make", "--silent", "train", f"ARGS={shlex.join(words)}"], check=True, cwd=ROOT)
             seconds = time.perf_counter() - started
             metrics = json.loads((Path(folder) / "metrics.json").read_text())
             environment = json.loads((Path(folder) / "environment.json").read_text())

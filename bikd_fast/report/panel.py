@@ -202,7 +202,7 @@ _AIMS = {  # methods of bikd_fast.metrics.thresholds
 }
 _MOST_LOGGED = 60  # figures drawn
 _FIRST = ["loss", "forward", "backward"]
-_LAST = ["beta", "lr", "pictures_per_second", "share_preparing", "share_computing", "seconds_left"]
+_LAST = ["beta", "lr", "pictures_per_second", "share_data", "share_communication", "share_compute", "share_other", "seconds_left"]
 _CURVES = {
     "image_roc": ("Image ROC", "false-alarm rate", "defects caught", "image_auroc"),
     "image_pr": ("Image precision and recall", "recall", "precision", "image_ap"),
