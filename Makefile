@@ -4,9 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-# `make train ARGS="--seed 1 --output runs/other"` passes options on.
+# `make train ARGS="--seed 1 --output runs/other"` passes options on; `make train RANKS=1` chooses how many processes train.
 # one rank a GPU; without one a rank a core, at most one for each embedded category
-RANKS := import os, torch; print(torch.cuda.device_count() or min(6, len(os.sched_getaffinity(0))))
+DEFAULT_RANKS := import os, torch; print(torch.cuda.device_count() or min(6, len(os.sched_getaffinity(0))))
 SOURCES := pyproject.toml setup.py constraints.txt
 
 .PHONY: train test lint install clean
@@ -23,7 +23,7 @@ $(VENV)/.test: $(VENV)/.run
 	touch $@
 
 train: $(VENV)/.run
-	$(BIN)/deepspeed --num_accelerators $$($(BIN)/python -c '$(RANKS)') bikd_fast/train.py $(ARGS)
+	$(BIN)/deepspeed --num_accelerators $${RANKS:-$$($(BIN)/python -c '$(DEFAULT_RANKS)')} bikd_fast/train.py $(ARGS)
 
 test: $(VENV)/.test lint
 	-bash .ci/system-packages

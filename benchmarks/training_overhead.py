@@ -52,7 +52,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(config, pictures, [""] * 32, ranks, Path(folder))
-        for phase in (Phase("forward", 0.0, 0.0, 0.0), Phase("both", config.objective.beta, 0.0, 0.0)):
+        for phase in (Phase("forward", 0.0, 0.0, 0.0, head=False), Phase("both", config.objective.beta, 0.0, 0.0)):
             whole, alone = [], []
             for step in range(options.steps):
                 trainer.step = step

@@ -22,6 +22,7 @@ class DataConfig:
         category: names of categories, or ``all``.
         image_size: side of the square that pictures are resized to, in pixels; a multiple of 32.
         on_bad_image: ``error`` stops at the first unreadable picture, ``skip`` leaves it out and counts it.
+        textures: folder of foreign pictures (DTD, say) whose content simulated defects may take; none by default.
         copies: learn from mirrored and turned copies as well, where the training set itself shows that they are natural.
         holdout: share of the training pictures kept back for the threshold and the level weights.
     """
@@ -31,6 +32,7 @@ class DataConfig:
     category: list[str] = field(default_factory=lambda: ["all"])
     image_size: int = 256
     on_bad_image: Literal["error", "skip"] = "error"
+    textures: str | None = None
     copies: bool = True
     holdout: float = 0.15
 
@@ -108,9 +110,9 @@ class TrainingConfig:
         teacher_frozen: share of the steps, at the end, with the teacher frozen and the student at a tenth of its rate.
         precision: ``fp32``, ``bf16`` (autocast), or ``auto``: bf16 where the hardware multiplies it natively.
         log_every: steps between two log lines.
-        checkpoint_seconds: time between two checkpoints; 0 writes only the last one.
+        checkpoint_seconds: time between two checkpoints; 0 writes none but on SIGTERM.
         keep_checkpoints: how many are kept.
-        compile: torch.compile the networks (worth its minute on long runs).
+        compile: torch.compile the student (worth its minute on long runs).
         max_bad_steps: steps in a row with a loss that is not finite before the run stops.
         scale_rates: how both peak rates grow with the batch, relative to ``base_batch``: not at all, with it, or with its root.
         base_batch: the batch that lr_student and lr_teacher are meant for.
@@ -119,7 +121,7 @@ class TrainingConfig:
         silence: seconds without a sign of life from a rank after which the run stops.
     """
 
-    steps: int = 320
+    steps: int = 300
     batch_size: int = 4
     accumulation: int = 1
     lr_student: float = 1e-3
@@ -150,7 +152,8 @@ class MapConfig:
         sigma: of the Gaussian blur, in pixels at 256 px (scaled with the picture); 0 is none.
         score: ``max`` of the map or mean of the ``topk`` largest pixels.
         topk: pixels of the ``topk`` score.
-        calibrate_levels: divide each level's discrepancy by its mean on held-out normals, so that no level drowns another.
+        calibrate_levels: divide each level's discrepancy by its mean on held-out normals, so that no level drowns another
+            (sum and mean; a product has no such weights).
         false_alarms: target share of good pictures above the threshold.
     """
 
@@ -211,7 +214,17 @@ def check(config: RunConfig) -> None:
     _within("objective.margin", objective.margin, 0, 2)
     _within("model.bound", config.model.bound, 0, 1)
     _within("data.holdout", config.data.holdout, 0, 0.9)
-    _within("map.false_alarms", config.map.false_alarms, 0, 1)
+    for key, value in (
+        ("training.log_every", training.log_every),
+        ("training.keep_checkpoints", training.keep_checkpoints),
+        ("model.depth", config.model.depth),
+        ("map.topk", config.map.topk),
+    ):
+        _positive(key, value)
+    if not 0 < config.map.false_alarms < 1:
+        raise ConfigError(f"map.false_alarms: {config.map.false_alarms} is not between 0 and 1, both excluded.")
+    if not config.model.strides or len(set(config.model.strides)) < len(config.model.strides):
+        raise ConfigError(f"model.strides: {config.model.strides} is empty or names a level twice.")
     if config.data.image_size % 32 or config.data.image_size < 64:
         raise ConfigError(f"data.image_size: {config.data.image_size} is not a multiple of 32 of at least 64.")
     if training.lr_teacher > 0.1 * training.lr_student * (1 + 1e-9):

@@ -58,7 +58,7 @@ def calibrate(detector: Detector, pictures: torch.Tensor) -> None:
         detector.about["threshold"] = {"method": "none", "promise": "No held-out pictures: no threshold was chosen."}
         return
     config = detector.map_config
-    if config.calibrate_levels:
+    if config.calibrate_levels and config.combine != "product":
         detector.level_weights = level_weights(detector, pictures)
     if detector.head is not None:
         detector.mix = mix(detector, pictures)
@@ -67,4 +67,7 @@ def calibrate(detector: Detector, pictures: torch.Tensor) -> None:
     detector.threshold.fill_(chosen.value)
     highest = outputs.maps.amax((1, 2)).numpy()
     detector.pixel_threshold.fill_(threshold_at_false_alarm_rate(highest, config.false_alarms).value)
-    detector.about["threshold"] = chosen.to_dict()
+    about = chosen.to_dict()
+    if config.calibrate_levels or detector.head is not None:  # a promise says under what it holds
+        about["promise"] += " The weights inside the map were fitted on the same pictures; that effect is not bounded."
+    detector.about["threshold"] = about

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from bikd_fast.config import DataConfig
 from bikd_fast.data import Category, Sample, decode_image, has_masks, load_images, load_masks
+from bikd_fast.data.threads import default_threads
 from bikd_fast.inference.runner import Outputs, run
 from bikd_fast.metrics import evaluate
 from bikd_fast.models.detector import Detector
@@ -75,7 +77,11 @@ def draw_heatmaps(folder: Path, samples: Sequence[Sample], outputs: Outputs, det
     maps = outputs.maps.numpy()
     threshold = detector.pixel_threshold.item()
     low, high = heat_range(maps, np.array([s.label for s in samples]), threshold)
-    for sample, anomaly in zip(samples, maps):
+
+    def draw(sample: Sample, anomaly: np.ndarray) -> None:
         drawn = draw_overlay(decode_image(sample.path), anomaly, threshold=threshold, low=low, high=high)
         Image.fromarray(drawn).save(folder / f"{sample.kind}_{sample.path.stem}.jpg", quality=90)
+
+    with ThreadPoolExecutor(default_threads()) as pool:
+        list(pool.map(draw, samples, maps))
 

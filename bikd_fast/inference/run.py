@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+
+import torch
 
 from bikd_fast.arguments import load_run
 from bikd_fast.data import open_dataset
@@ -26,12 +29,17 @@ def evaluate_run(run: Path, report: bool = True) -> dict:
     root = Path(config.data.root) if config.data.root else None
     categories = open_dataset(config.data.format, root, config.data.category)
     single = len(categories) == 1
-    shared = Detector.load(run) if (run / FILE_NAME).is_file() else None
+    one = single or config.model.shared
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    shared = Detector.load(run / FILE_NAME, device) if one else None
     results = {}
     for category in categories:
+        if not category.test:
+            print(f"{category.name}: no test pictures, not measured", file=sys.stderr)
+            continue
         folder = run if single else run / category.name
         folder.mkdir(exist_ok=True)
-        detector = shared if shared is not None else Detector.load(folder)
+        detector = shared if shared is not None else Detector.load(folder, device)
         results[category.name] = evaluate_category(detector, category, config.data, folder)
     metrics = {"categories": results, "mean": mean_metrics(list(results.values()))}
     (run / "metrics.json").write_text(to_json(metrics))

@@ -89,10 +89,14 @@ def _create(name: str, strides: Sequence[int], image_size: int) -> nn.Module:
         ) from error
     info: Any = probe.feature_info
     reductions = info.reduction()
+    if any(r & (r - 1) for r in reductions):
+        raise WeightsError(f"model.teacher: {name} has levels at strides {reductions}; students need powers of two. Take another.")
     if len(set(reductions)) == 1:  # a vision transformer: every block has the same stride, so depth takes the place of scale
-        last = len(reductions) - 1
+        whole: Any = timm.create_model(name, pretrained=False)  # the extractor by itself tells only of its last few blocks
+        last = len(whole.feature_info) - 1
         indices = tuple(sorted({max(0, round(last * f)) for f in (0.25, 0.5, 0.75)}))
         return timm.create_model(name, pretrained=False, features_only=True, out_indices=indices, img_size=image_size)
+    strides = sorted(strides)
     missing = [s for s in strides if s not in reductions]
     if missing:
         raise WeightsError(f"model.strides: {name} has levels at strides {reductions}, not at {missing}. Choose among those.")

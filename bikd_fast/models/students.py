@@ -60,12 +60,9 @@ class ImageStudent(nn.Module):
         super().__init__()
         self.strides = tuple(strides)
         encoder_strides = _doubling(min(strides), max(strides))
-        widths = [_round8(64 * size * 2**i) for i in range(len(encoder_strides))]
+        widths = _widths(encoder_strides, size)
         self.stem = _stem(widths[0], encoder_strides[0])
-        stages: list[nn.Module] = [stage(widths[0], depth)]
-        for narrow, wide in zip(widths, widths[1:]):
-            stages.append(nn.Sequential(downsample(narrow, wide), stage(wide, depth)))
-        self.encoder = nn.Sequential(*stages)
+        self.encoder = nn.Sequential(*_encoder(widths, depth))
         by_stride = dict(zip(encoder_strides, widths))
         self.decoder = Decoder(widths[-1], channels, [by_stride[s] for s in strides], depth)
 
@@ -83,12 +80,9 @@ class EncoderStudent(nn.Module):
     def __init__(self, channels: Sequence[int], strides: Sequence[int], size: float = 1.0, depth: int = 2) -> None:
         super().__init__()
         encoder_strides = _doubling(min(strides), max(strides))
-        widths = [_round8(64 * size * 2**i) for i in range(len(encoder_strides))]
+        widths = _widths(encoder_strides, size)
         self.stem = _stem(widths[0], encoder_strides[0])
-        stages: list[nn.Module] = [stage(widths[0], depth)]
-        for narrow, wide in zip(widths, widths[1:]):
-            stages.append(nn.Sequential(downsample(narrow, wide), stage(wide, depth)))
-        self.stages = nn.ModuleList(stages)
+        self.stages = nn.ModuleList(_encoder(widths, depth))
         self.level_stage = [encoder_strides.index(s) for s in strides]
         self.heads = nn.ModuleList(
             nn.Sequential(ChannelNorm(widths[i]), nn.Conv2d(widths[i], c, 1)) for i, c in zip(self.level_stage, channels)
@@ -131,6 +125,17 @@ def _doubling(first: int, last: int) -> list[int]:
     while strides[-1] < last:
         strides.append(strides[-1] * 2)
     return strides
+
+
+def _widths(strides: Sequence[int], size: float) -> list[int]:
+    """Channels at each stride of an encoder: doubled wherever the resolution halves."""
+    return [_round8(64 * size * 2**i) for i in range(len(strides))]
+
+
+def _encoder(widths: Sequence[int], depth: int) -> list[nn.Module]:
+    """One stage a stride: the first at the stem's resolution, each further one at half that of the stage before."""
+    first: list[nn.Module] = [stage(widths[0], depth)]
+    return first + [nn.Sequential(downsample(narrow, wide), stage(wide, depth)) for narrow, wide in zip(widths, widths[1:])]
 
 
 def _stem(width: int, stride: int) -> nn.Module:

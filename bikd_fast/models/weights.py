@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -48,7 +49,10 @@ def _load(net: nn.Module, state: dict[str, torch.Tensor], name: str, source: str
     flat = {key.replace(".", "_"): value for key, value in state.items()}  # some features_only nets flatten layer1.0 to layer1_0
     fitted, missing = {}, []
     for key, value in wanted.items():
-        found = state.get(key, flat.get(key.replace(".", "_")))
+        plain = _plain(key)
+        found = state.get(plain, flat.get(plain.replace(".", "_")))
+        if found is not None and plain == "pos_embed" and found.shape != value.shape:
+            found = _resampled(found, net)
         if found is None and key.endswith("num_batches_tracked"):
             found = value
         if found is None or found.shape != value.shape:
@@ -61,6 +65,14 @@ def _load(net: nn.Module, state: dict[str, torch.Tensor], name: str, source: str
             f"shape, first {missing[0]}. Give the file of exactly this timm model."
         )
     net.load_state_dict(fitted)
+
+
+def _resampled(positions: torch.Tensor, net: nn.Module) -> torch.Tensor:
+    """A vision transformer's position embedding at the resolution of this network's pictures."""
+    from timm.layers import resample_abs_pos_embed
+
+    inner: Any = getattr(net, "model", net)
+    return resample_abs_pos_embed(positions, list(inner.patch_embed.grid_size), num_prefix_tokens=inner.num_prefix_tokens)
 
 
 def _plain(key: str) -> str:

@@ -1,4 +1,4 @@
-"""What a run says while it trains: log.jsonl for programs, one line (or a bar on a terminal) for people."""
+"""What a run says while it trains: log.jsonl for programs, a line now and then for people."""
 
 from __future__ import annotations
 

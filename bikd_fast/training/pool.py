@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import psutil
 import torch
 
 from bikd_fast.models.backbone import Backbone
 
-FEATURE_SHARE = 0.25  # of the free memory that cached features may take
+FEATURE_SHARE = 0.25  # of the free memory that cached features may take, all ranks of a machine together
 
 
 class Pool:
@@ -59,4 +61,5 @@ class Pool:
         numbers = sum(c * (side // s) ** 2 for c, s in zip(self.backbone.channels, self.backbone.strides))
         needed = numbers * len(self) * torch.finfo(self.dtype).bits // 8
         free = torch.cuda.mem_get_info()[0] if self.device.type == "cuda" else psutil.virtual_memory().available
-        return needed <= FEATURE_SHARE * free
+        sharing = 1 if self.device.type == "cuda" else int(os.environ.get("LOCAL_SIZE", "1"))
+        return needed <= FEATURE_SHARE * free / sharing

@@ -8,6 +8,7 @@ import math
 import platform
 import sys
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -18,7 +19,8 @@ from typing import Any
 import torch
 
 from bikd_fast.config import ConfigError, RunConfig, check, save, to_dict
-from bikd_fast.data import Category, load_images, open_dataset
+from bikd_fast.data import Category, Sample, load_images, open_dataset
+from bikd_fast.data.listing import require_pictures
 from bikd_fast.inference.calibration import calibrate
 from bikd_fast.models.detector import FILE_NAME, Detector
 from bikd_fast.training import user_config
@@ -45,17 +47,19 @@ def train(config: RunConfig, ranks: Ranks) -> Path:
     categories = _categories(config)
     run = run_folder(config)
     if ranks.leads:
-        _claim(run, config)
+        names = [name for name, _ in training_groups(config, categories)]
+        _claim(run, config, [detector_folder(run, config, categories, name) for name in names])
     meet(ranks)
-    started = time.time()
+    started, trained = time.time(), 0
     for name, group in training_groups(config, categories)[ranks.place :: ranks.places]:
         folder = detector_folder(run, config, categories, name)
         if (folder / FILE_NAME).is_file():
             _say(ranks, f"{name}: already trained, kept ({folder / FILE_NAME})")
             continue
         train_one(config, name, group, folder, ranks)
+        trained += 1
     meet(ranks)
-    if ranks.leads:
+    if ranks.leads and trained:
         _write_json(run / "environment.json", environment(ranks, time.time() - started))
     return run
 
@@ -106,13 +110,22 @@ def train_one(config: RunConfig, name: str, categories: Sequence[Category], fold
         _say(ranks, f"skipped {path}: {reason}")
     training, held_out = split(len(kept), config.data.holdout, config.seed)
     _say(ranks, f"{name}: {len(training)} pictures to train on, {len(held_out)} held out, {len(skipped)} skipped")
-    trainer = Trainer(config, pictures[training], [str(kept[i].path) for i in training], ranks, folder, fingerprint(config, name))
+    own, names = pictures[training], [str(kept[i].path) for i in training]
+    trainer = Trainer(config, own, names, ranks, folder, fingerprint(config, name, own), foreign_textures(config, ranks))
     detector = trainer.train()
     calibrate(detector, pictures[held_out])
     detector.about |= {"categories": [c.name for c in categories], "versions": versions(), "seed": config.seed}
     if ranks.first:
         detector.save(folder)
     return detector
+
+
+def foreign_textures(config: RunConfig, ranks: Ranks) -> torch.Tensor | None:
+    """data.textures as uint8 (K, 3, S, S) on the device: content for simulated defects; None where no folder is given."""
+    if config.data.textures is None:
+        return None
+    samples = [Sample(path) for path in require_pictures(Path(config.data.textures))]
+    return load_images(samples, config.data.image_size, on_bad_image=config.data.on_bad_image)[0].to(ranks.device)
 
 
 def split(count: int, share: float, seed: int) -> tuple[list[int], list[int]]:
@@ -139,38 +152,53 @@ def run_folder(config: RunConfig) -> Path:
     return Path(config.output) if config.output else Path("runs") / f"{config.data.format}-{config.model.student}-seed{config.seed}"
 
 
-def fingerprint(config: RunConfig, name: str) -> str:
-    """Of everything that training depends on; what only concerns speed, logs or places is left out."""
+def fingerprint(config: RunConfig, name: str, pictures: torch.Tensor) -> str:
+    """Of everything that one training depends on, the pictures themselves included; what only concerns speed, logs, places, or
+    the map made afterwards is left out, and so is the DeepSpeed file: a run may go on at another ZeRO stage."""
+    relevant = _settings(config)
+    relevant.pop("map")
+    for key in ("root", "category"):
+        relevant["data"].pop(key)
+    crc = zlib.crc32(pictures.contiguous().numpy().data)
+    return _digest([relevant, name, crc])
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """What a run is: its settings without those of speed, logs and places."""
     relevant = to_dict(config)
-    for key in ("output", "resume", "report", "deepspeed_config", "map"):
+    for key in ("output", "resume", "report", "deepspeed_config"):
         relevant.pop(key)
     for key in (
         *("log_every", "checkpoint_seconds", "keep_checkpoints", "compile", "max_bad_steps"),
         *("accumulation", "parallel", "silence"),
     ):
         relevant["training"].pop(key)
-    for key in ("root", "category"):
-        relevant["data"].pop(key)
-    return hashlib.sha256(json.dumps([relevant, name], sort_keys=True).encode()).hexdigest()[:16]
+    return relevant
 
 
-def _claim(run: Path, config: RunConfig) -> None:
-    """Make the folder this run's, or refuse where it is another's."""
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _claim(run: Path, config: RunConfig, folders: Sequence[Path]) -> None:
+    """Make the folder this run's, or refuse where it is another's.
+
+    ``resume never`` forgets what a run left in ``folders``, those of its detectors, and only where a run was.
+    """
     run.mkdir(parents=True, exist_ok=True)
     (run / DONE).unlink(missing_ok=True)
     mark = run / "config.yaml"
-    print_of = fingerprint(config, "")
+    print_of = _digest(_settings(config))
     stamp = run / ".settings"
     if mark.is_file() and config.resume == "auto" and stamp.is_file() and stamp.read_text() != print_of:
         raise ConfigError(
             f"output: {run} holds a run of other settings (see {mark}). Give another --output, or --resume never to start anew."
         )
-    if config.resume == "never":
-        for old in [*run.glob(FILE_NAME), *run.glob(f"*/{FILE_NAME}"), *run.glob("checkpoints/*"), *run.glob("*/checkpoints/*")]:
-            old.unlink()
-        for log in [*run.glob("log.jsonl"), *run.glob("*/log.jsonl")]:
-            log.unlink()
-    save(config, mark)
+    if config.resume == "never" and stamp.is_file():
+        for folder in folders:
+            for old in [folder / FILE_NAME, folder / "log.jsonl", *folder.glob("checkpoints/*")]:
+                old.unlink(missing_ok=True)
+    save(replace(config, resume="auto"), mark)  # the same settings again go on; starting anew is asked for each time
     stamp.write_text(print_of)
 
 

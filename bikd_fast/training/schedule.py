@@ -16,12 +16,14 @@ class Phase:
         name: forward, ramp, both, or frozen.
         beta: forward/backward balance of this step.
         student, teacher: factors of the two peak rates.
+        head: whether the segmentation head learns; it waits until the student has something to say.
     """
 
     name: str
     beta: float
     student: float
     teacher: float
+    head: bool = True
 
     @property
     def backward(self) -> bool:
@@ -43,7 +45,7 @@ def phase(step: int, training: TrainingConfig, objective: ObjectiveConfig, adapt
     warm = min(1.0, (step + 1) / max(1.0, training.warmup * total))
     cosine = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / end))
     if not adapter or objective.beta == 0 or step < begin:
-        return Phase("forward", 0.0, warm * cosine, 0.0)
+        return Phase("forward", 0.0, warm * cosine, 0.0, head=step >= begin)
     if step < begin + ramp:
         share = (step - begin + 1) / (ramp + 1)
         return Phase("ramp", objective.beta * share, warm * cosine, share * cosine)

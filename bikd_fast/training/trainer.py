@@ -213,7 +213,7 @@ class Trainer:
         made = self.simulator(pictures, batch.index.to(self.ranks.device), batch.keys.to(self.ranks.device))
         backbone = self.detector.backbone
         clean = self.pool.clean(batch.index, pictures)
-        head = self.detector.head is not None and now.name != "forward"
+        head = self.detector.head is not None and now.head
         needs_corrupt = now.backward or head or self.detector.student.reads == "features"
         corrupt = self.pool.frozen(made.corrupted) if needs_corrupt else None
         nuisance, corrupted = backbone.normalise(made.nuisance), backbone.normalise(made.corrupted)

@@ -60,6 +60,7 @@ def test_offline_weights_are_the_trained_ones():
 def test_vision_transformers_give_three_levels_of_one_stride():
     backbone = Backbone("vit_tiny_patch16_224", image_size=64)
     assert backbone.strides == (16, 16, 16)
+    assert len(backbone.net.model.blocks) == 9  # levels after blocks 4, 7 and 9 of twelve: spread over the depth
     assert [tuple(f.shape) for f in backbone(torch.rand(1, 3, 64, 64))] == [(1, 192, 4, 4)] * 3
 
 
@@ -123,3 +124,19 @@ def test_an_unknown_backbone_names_close_ones():
 def test_a_stride_that_does_not_exist():
     with pytest.raises(WeightsError, match=r"model\.strides"):
         Backbone("resnet18", strides=(4, 8, 64))
+
+
+def test_a_transformers_weights_load_at_another_resolution(tmp_path):
+    torch.manual_seed(0)
+    whole = timm.create_model("vit_tiny_patch16_224", pretrained=False)
+    save_file({k: v.contiguous() for k, v in whole.state_dict().items()}, tmp_path / "vit.safetensors")
+    same = Backbone("vit_tiny_patch16_224", image_size=224).load(str(tmp_path / "vit.safetensors"))
+    assert torch.equal(same.net.model.blocks[3].attn.qkv.weight, whole.blocks[3].attn.qkv.weight)
+    assert torch.equal(same.net.model.pos_embed, whole.pos_embed)
+    small = Backbone("vit_tiny_patch16_224", image_size=64).load(str(tmp_path / "vit.safetensors"))
+    assert small.net.model.pos_embed.shape == (1, 1 + 16, 192)
+    assert torch.isfinite(small(torch.rand(1, 3, 64, 64))[0]).all()
+
+
+def test_levels_come_finest_first_however_they_are_named():
+    assert Backbone("resnet18", strides=(16, 4)).strides == (4, 16)

@@ -7,7 +7,7 @@ import signal
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import TINY
+from tiny import one_category
 
 from bikd_fast.arguments import parse_run, run_parser
 from bikd_fast.config import ConfigError
@@ -26,9 +26,7 @@ def ranks():
 
 
 def settings(root, output, *extra):
-    options = ["--data.format", "mvtec", "--data.root", str(root), "--data.category", "stripes", "--training.precision", "fp32"]
-    rest = ["--training.steps", "8", "--training.log_every", "1", "--output", str(output), *extra]
-    return parse_run(run_parser("test", ""), [*TINY, *options, *rest])
+    return one_category(root, output, "--training.steps", "8", "--training.log_every", "1", *extra)
 
 
 def test_sigterm_ends_the_step_writes_a_checkpoint_and_the_same_call_goes_on(tiny_mvtec, tmp_path, ranks, monkeypatch, capfd):

@@ -5,12 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import TINY
+from tiny import one_category
 
-from bikd_fast.arguments import parse_run, run_parser
 from bikd_fast.config import ConfigError
 from bikd_fast.training import checkpoint, distributed
-from bikd_fast.training.run import split, train
+from bikd_fast.training.run import fingerprint, foreign_textures, split, train
 from bikd_fast.training.trainer import Trainer
 
 
@@ -21,8 +20,7 @@ def ranks():
 
 
 def settings(root, output, *extra):
-    options = ["--data.format", "mvtec", "--data.root", str(root), "--data.category", "stripes", "--training.precision", "fp32"]
-    return parse_run(run_parser("test", ""), [*TINY, *options, "--training.steps", "12", "--output", str(output), *extra])
+    return one_category(root, output, "--training.steps", "12", *extra)
 
 
 def weights(run: Path):
@@ -97,6 +95,37 @@ def test_a_folder_with_another_run_is_refused(tiny_mvtec, tmp_path, ranks):
     train(settings(tiny_mvtec, tmp_path / "run", "--seed", "5", "--resume", "never"), ranks)
 
 
+def test_another_category_or_map_is_another_run(tiny_mvtec, tmp_path, ranks):
+    train(settings(tiny_mvtec, tmp_path / "run"), ranks)
+    for other in (("--data.category", "dots"), ("--map.sigma", "2")):
+        with pytest.raises(ConfigError, match=r"holds a run of other settings"):
+            train(settings(tiny_mvtec, tmp_path / "run", *other), ranks)
+
+
+def test_starting_anew_touches_nothing_but_its_own_run(tiny_mvtec, tmp_path, ranks):
+    train(settings(tiny_mvtec, tmp_path / "runs/one"), ranks)
+    before = weights(tmp_path / "runs/one")
+    train(settings(tiny_mvtec, tmp_path / "runs", "--resume", "never"), ranks)
+    assert same(weights(tmp_path / "runs/one"), before)
+    assert "resume: auto" in (tmp_path / "runs/config.yaml").read_text()
+
+
+def test_a_checkpoint_of_other_pictures_is_not_taken_up(tiny_mvtec):
+    config = settings(tiny_mvtec, "unused")
+    pictures = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+    changed = pictures.clone()
+    changed[1, 0, 5, 5] = 1
+    assert fingerprint(config, "a", pictures) == fingerprint(config, "a", pictures.clone())
+    assert fingerprint(config, "a", pictures) != fingerprint(config, "a", changed)
+
+
+def test_foreign_textures_come_from_a_folder(tiny_mvtec, tmp_path, ranks):
+    folder = tiny_mvtec / "dots/train/good"
+    assert foreign_textures(settings(tiny_mvtec, "unused", "--data.textures", str(folder)), ranks).shape == (12, 3, 64, 64)
+    run = train(settings(tiny_mvtec, tmp_path / "with", "--data.textures", str(folder)), ranks)
+    assert not same(weights(run), weights(train(settings(tiny_mvtec, tmp_path / "without"), ranks)))
+
+
 @pytest.mark.parametrize("share", [0.0, 0.15, 0.9])
 def test_held_out_pictures_are_never_trained_on(share):
     training, held_out = split(20, share, seed=0)
@@ -108,7 +137,8 @@ def test_held_out_pictures_are_never_trained_on(share):
     ("key", "value"),
     [
         ("training.steps", "0"), ("objective.beta", "1.5"), ("data.image_size", "100"), ("training.lr_teacher", "0.1"),
-        ("model.bound", "2"), ("map.false_alarms", "-1"), ("data.root", "null"),
+        ("model.bound", "2"), ("map.false_alarms", "0"), ("data.root", "null"),
+        ("training.log_every", "0"), ("model.strides", "[4, 4]"),
     ],
 )  # fmt: skip
 def test_impossible_settings_name_their_key(tiny_mvtec, tmp_path, ranks, key, value):

@@ -18,6 +18,7 @@ def phases(adapter=True, **objective):
 def test_forward_only_then_ramp_then_both_then_teacher_frozen():
     names = [p.name for p in phases()]
     assert names == ["forward"] * 20 + ["ramp"] * 10 + ["both"] * 50 + ["frozen"] * 20
+    assert [p.head for p in phases()] == [False] * 20 + [True] * 80
 
 
 def test_beta_rises_to_its_value_and_never_above():
@@ -34,6 +35,7 @@ def test_the_teacher_moves_only_where_the_backward_direction_runs():
 @pytest.mark.parametrize("off", [{"adapter": False}, {"beta": 0.0}])
 def test_one_way_distillation_never_runs_backward(off):
     assert not any(p.backward or p.teacher for p in phases(**off))
+    assert [p.head for p in phases(**off)] == [False] * 20 + [True] * 80  # its head learns as long as any other's
 
 
 def test_the_last_part_runs_at_a_tenth():
