@@ -30,13 +30,13 @@ from bikd_fast.training.trainer import Trainer
 RESULTS = Path(__file__).resolve().parent / "results/training_overhead.csv"
 
 
-def bare(trainer: Trainer, made, inputs, beta: float) -> torch.Tensor:
+def bare(trainer: Trainer, made, inputs, phase: Phase) -> torch.Tensor:
     """Forward and backward of the networks alone: no simulation, no engine, no optimizer."""
     module = trainer.engine.module
     with torch.autocast(trainer.ranks.device.type, dtype=torch.bfloat16, enabled=trainer.dtype == torch.bfloat16):
-        if beta or module.head is not None:
+        if phase.backward or phase.head:
             inputs.corrupt = trainer.pool.frozen(made.corrupted)
-        loss, _ = module(inputs, beta)
+        loss, _ = module(inputs, phase.beta)
     loss.backward()
     return loss.detach()
 
@@ -65,7 +65,7 @@ def main() -> None:
                 made = trainer.simulator(shown, batch.index, batch.keys)
                 inputs = trainer._inputs(batch, phase)
                 started = time.perf_counter()
-                bare(trainer, made, inputs, phase.beta)
+                bare(trainer, made, inputs, phase)
                 alone.append(time.perf_counter() - started)
                 trainer.engine.module.zero_grad(set_to_none=True)
             skip = options.steps // 5  # the first steps warm caches up
