@@ -1,4 +1,4 @@
-"""The report in a real headless browser (tests/report/browser.sh installs one)."""
+"""The report in a real headless browser (.ci/system-packages installs one)."""
 
 import json
 import os
@@ -19,7 +19,7 @@ def browser(tmp_path_factory):
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     driver = shutil.which("chromedriver")
     if not chromium or not driver:
-        pytest.skip("NO BROWSER, the report's page was NOT tested: run tests/report/browser.sh")
+        pytest.skip("NO BROWSER, the report's page was NOT tested: run .ci/system-packages")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     profile = tmp_path_factory.mktemp("profile")

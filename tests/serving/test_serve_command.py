@@ -50,7 +50,7 @@ def look_at_the_page(url, token, answer, pictures, tmp_path):
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     driver = shutil.which("chromedriver")
     if not chromium or not driver:
-        pytest.skip("NO BROWSER, the upload page was NOT tested: run tests/report/browser.sh")
+        pytest.skip("NO BROWSER, the upload page was NOT tested: run .ci/system-packages")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     for argument in ("--headless=new", "--disable-gpu", "--disable-dev-shm-usage", f"--user-data-dir={tmp_path}/profile"):
