@@ -32,9 +32,13 @@ _COLLECTIVE = ("gloo", "nccl", "connection", "timed out", "timeout", "socket", "
 
 
 def identity() -> dict[str, Any]:
-    """Where this process is: machine, process number, and when it began (numbers are used again)."""
+    """Where this process is: machine, process number, and when it began (numbers are used again).
+
+    Processes that cannot see each other, or that have networks of their own, count as being on different machines.
+    """
     try:
-        machine = Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        machine = boot + os.readlink("/proc/self/ns/pid") + os.readlink("/proc/self/ns/net")
     except OSError:
         machine = socket.gethostname()
     return {
@@ -79,6 +83,8 @@ class Watch(threading.Thread):
         self.where: list[dict[str, Any]] = [identity()]
         self._leaving, self._over, self._ending = False, threading.Event(), threading.Lock()
         self._ender: threading.Thread | None = None
+        self._heard: dict[int, tuple[bytes, float]] = {}  # rank: its last beat, when it was new
+        self._ended: str | None = None  # what another rank ended the job with
         self._meetings = 0
         self._store: dist.Store | None = None
         if world > 1:
@@ -96,9 +102,8 @@ class Watch(threading.Thread):
     # ------------------------------------------------------------------------------------------------ the watching thread
 
     def run(self) -> None:
-        store: dist.Store | None = None
-        beat = 0
-        heard: dict[int, tuple[bytes, float]] = {}
+        if self.world > 1:
+            threading.Thread(target=self._listen, name="bikd-listen", daemon=True).start()
         others = list(range(1, self.world)) if self.rank == 0 else [0]
         since = time.monotonic()
         while not self._over.wait(1.0):
@@ -108,24 +113,34 @@ class Watch(threading.Thread):
             if self.world == 1:
                 continue
             self._look_around()
-            beat += 1
+            if self._ended is not None and not self._over.is_set():
+                self._end(self._ended, tell=False)
             now = time.monotonic()
+            silent = [o for o in others if now - self._heard.get(o, (b"", since))[1] > self.silence]
+            if silent and not self._over.is_set():
+                self._end(self._silence(silent))
+
+    def _listen(self) -> None:
+        """Give and collect signs of life. A thread of its own: over a cut link a call of the store may hang for minutes."""
+        store: dist.Store | None = None
+        beat = 0
+        others = list(range(1, self.world)) if self.rank == 0 else [0]
+        while not self._over.wait(1.0):
+            beat += 1
             try:
                 store = store or self._connect()
                 store.set(f"bikd/beat/{self.rank}", str(beat))
                 beats = store.multi_get([f"bikd/beat/{other}" for other in others])
                 ended = store.get("bikd/ended") if store.check(["bikd/ended"]) else None
             except (RuntimeError, OSError):  # all of torch's store errors
-                store, beats, ended = None, [], None
+                store = None
+                continue
             now = time.monotonic()
             for other, value in zip(others, beats):
-                if other not in heard or heard[other][0] != value:
-                    heard[other] = (value, now)
-            if ended is not None and not self._over.is_set():
-                self._end(ended.decode(), tell=False)
-            silent = [o for o in others if now - heard.get(o, (b"", since))[1] > self.silence]
-            if silent and not self._over.is_set():
-                self._end(self._silence(silent))
+                if other not in self._heard or self._heard[other][0] != value:
+                    self._heard[other] = (value, now)
+            if ended is not None:
+                self._ended = ended.decode()
 
     def _look_around(self) -> None:
         """End where a rank of this machine has died; not while everybody is leaving."""

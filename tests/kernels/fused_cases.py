@@ -32,11 +32,12 @@ def doubles(levels: Sequence[Tensor]) -> list[Tensor]:
 
 
 def assert_gradients(found: Sequence[Tensor], expected: Sequence[Tensor], limit: float | None = None,
-                     weight: float = 0.0) -> None:
+                     weights: Sequence[float] = (), at: Sequence[Tensor] = (), over: tuple[int, ...] = (1,)) -> None:
     """Relative error of the gradient vector at every position, small vectors measured against the typical one.
 
-    weight: upstream gradient of one position for vectors of length 1. Where teacher and student are parallel the gradient
-    is a difference of vectors of that length which cancels, so its error is measured against a twentieth of them.
+    weights: upstream gradient of one cosine of each map; at: the maps x that the gradients belong to; over: the dimensions
+    of one cosine. Where teacher and student are parallel the gradient is a difference of vectors of length weight / |x|
+    which cancels, so its error is measured against a twentieth of them.
     """
     for k, (g, e) in enumerate(zip(found, expected, strict=True)):
         assert g is not None and g.shape == e.shape
@@ -45,7 +46,11 @@ def assert_gradients(found: Sequence[Tensor], expected: Sequence[Tensor], limit:
             continue
         norms = e.norm(dim=1, keepdim=True)
         typical = norms.median() if norms.median() > 0 else norms.max()
-        error = ((g.double() - e).norm(dim=1, keepdim=True) / (norms + 0.1 * typical + 0.05 * weight + 1e-300)).max()
+        cancels = torch.zeros_like(norms)
+        if at:
+            length = torch.linalg.vector_norm(at[k].detach().double(), dim=over, keepdim=True)
+            cancels = torch.where(length > 0, weights[k] / length, 0.0) / (norms[0].numel() if len(over) > 1 else 1) ** 0.5
+        error = ((g.double() - e).norm(dim=1, keepdim=True) / (norms + 0.1 * typical + 0.05 * cancels + 1e-300)).max()
         assert error <= (limit or GRADIENT[g.dtype]), f"gradient {k}: relative error {error:.2e}"
 
 
@@ -68,12 +73,12 @@ def check_pair(teacher: list[Tensor], student: list[Tensor], impl: str, upstream
         loss, target = loss + (v * u).sum(), target + (e * u.double()).sum()
     ask = [(x, d) for x, d in zip(teacher + student, t + s) if x.requires_grad]
     found = torch.autograd.grad(loss, [x for x, _ in ask])
-    size = 1.0
-    if options.get("reduction", "mean") in ("mean", "per_scale"):
-        size = max(max(v.shape[0] * v.shape[2] * v.shape[3] for v in teacher), 1)
-    if options.get("over") == "map":
-        size *= max(v[0].numel() if len(v) else 1 for v in teacher) ** 0.5
-    assert_gradients(found, torch.autograd.grad(target, [d for _, d in ask]), limit, upstream / size)
+    wanted = torch.autograd.grad(target, [d for _, d in ask])
+    over = (1, 2, 3) if options.get("over") == "map" else (1,)  # one cosine a map, or one a position
+    averaged = options.get("reduction", "mean") in ("mean", "per_scale")
+    cosines = [max(len(x) if len(over) > 1 else x[:, 0].numel(), 1) if averaged else 1 for x, _ in ask]
+    parts = [upstream / n for n in cosines]
+    assert_gradients(found, wanted, limit, parts, [x for x, _ in ask], over)
     assert all(torch.equal(x, b) for x, b in zip(teacher + student, before)), "an input was written over"
     assert not {g.data_ptr() for g in found if g.numel()} & {x.data_ptr() for x in teacher + student}
 
@@ -109,4 +114,5 @@ def check_objective(inputs: dict[str, Any], impl: str, upstream: float = 1.0, li
     names = [n for n in ("student_clean", "student_corrupt", "adapter_clean", "adapter_corrupt") if inputs[n] is not None]
     found = torch.autograd.grad(loss * upstream, [x for n in names for x in inputs[n]])
     wanted = torch.autograd.grad(expected * upstream, [x for n in names for x in exact[n]])
-    assert_gradients(found, wanted, limit, upstream * 0.25 / max(r.numel() for r in inputs["regions"]))
+    positions = [r.numel() for r in inputs["regions"]] * len(names)
+    assert_gradients(found, wanted, limit, [upstream * 0.25 / n for n in positions], [x for n in names for x in inputs[n]])
