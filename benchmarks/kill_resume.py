@@ -24,6 +24,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import psutil
+from common import commit, device_name
 from safetensors import safe_open
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -127,7 +128,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for ranks in options.ranks:
             row = trial(ranks, options.steps, options.kills, random.Random(options.seed), Path(folder))
-            rows.append({"date": date.today().isoformat(), "torch": version("torch"), **row})
+            made = {"date": date.today().isoformat(), "machine": device_name("cpu"), "cores": os.cpu_count(), "commit": commit()}
+            rows.append({**made, "torch": version("torch"), "deepspeed": version("deepspeed"), **row})
             print(rows[-1], flush=True)
             new = not RESULTS.exists()
             with RESULTS.open("a", newline="") as file:
