@@ -21,6 +21,8 @@ from skimage import data
 
 from bikd_fast.simulation import SimulationConfig, Simulator, sample_keys
 from bikd_fast.simulation.nuisance import add_nuisance
+from bikd_fast.simulation.random import Numbers
+from bikd_fast.simulation.simulator import Drawn
 
 COLUMNS = (
     "part", "batch", "size", "device", "threads", "ms20", "ms50", "ms80", "cpu_ms", "load", "torch", "commit", "date"
@@ -74,15 +76,20 @@ def main() -> None:
     images = pool.float() / 255
     bank = simulator._noise
     assert bank is not None
-    depth, content, opacity, feather, _ = simulator._draw(images, index, sample_keys(0, 0, index))
+
+    def draw(keys: torch.Tensor) -> Drawn:
+        return simulator._draw(images, index, Numbers(keys, simulator._numbers))
+
+    drawn = draw(sample_keys(0, 0, index))
+    depth, content = simulator._maps(images, drawn)
     parts: dict[str, Callable[[torch.Tensor], object]] = {
         "all": lambda keys: simulator(images, index, keys),
-        "draw": lambda keys: simulator._draw(images, index, keys),
-        "blend": lambda keys: simulate(images, content, depth, opacity, feather),
+        "draw": draw,
+        "blend": lambda keys: simulate(images, content, depth, drawn.opacity, drawn.feather),
         "nuisance": lambda keys: add_nuisance(images, keys, 1.0, bank),
     }
     if device == "cpu":
-        parts["blend, dense"] = lambda keys: simulate(images, content, depth, opacity, feather, impl="reference")
+        parts["blend, dense"] = lambda keys: simulate(images, content, depth, drawn.opacity, drawn.feather, impl="reference")
     with torch.no_grad():
         measure(parts, [sample_keys(1, i, index) for i in range(5)])
         times = measure(parts, [sample_keys(0, i, index) for i in range(options.rounds)])

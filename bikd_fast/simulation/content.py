@@ -4,13 +4,12 @@ from math import pi
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .config import SourceShares
 from .kinds import Draw
 from .masks import BLOCK, Outline, Pixels, upsample_at
-from .random import uniform
+from .random import Numbers, uniform
 
 SHUFFLE_GRID = 8
 SEEN = 5 / 255  # a change that counts as seen; well above 2/255, from which on the label calls it changed
@@ -68,8 +67,10 @@ def _colors(images_low: Tensor, object_grid: Tensor | None, draw: Draw, outline:
     away = 1.5 * outline.length + 4
     y = ((outline.center_y + away * angle.sin()) / BLOCK).long().clamp(0, grid - 1)
     x = ((outline.center_x + away * angle.cos()) / BLOCK).long().clamp(0, grid - 1)
-    smooth = F.avg_pool2d(images_low, 5, stride=1, padding=2, count_include_pad=False)
-    near = smooth.flatten(2).gather(2, (y * grid + x).unsqueeze(1).expand(b, 3, 1)).squeeze(2)
+    around = torch.arange(-2, 3, device=u.device)
+    rows = (y + around.repeat_interleave(5)).clamp(0, grid - 1)
+    columns = (x + around.repeat(5)).clamp(0, grid - 1)
+    near = images_low.flatten(2).gather(2, (rows * grid + columns).unsqueeze(1).expand(b, 3, 25)).mean(2)
     if object_grid is not None:
         behind = (~object_grid).float().flatten(1).unsqueeze(1)
         count = behind.sum(2)
@@ -82,7 +83,7 @@ def _colors(images_low: Tensor, object_grid: Tensor | None, draw: Draw, outline:
 
 
 def draw_fill(
-    keys: Tensor,
+    keys: Tensor | Numbers,
     draw: Draw,
     index: Tensor,
     outline: Outline,

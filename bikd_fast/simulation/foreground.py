@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .masks import BLOCK
-from .random import uniform
+from .random import Numbers, uniform
 
 AREA = (0.05, 0.95)
 BORDER_SHARE = 0.25  # object at the border, relative to object in the whole picture, at most
@@ -95,7 +95,7 @@ def seats(grid: Tensor) -> Tensor:
     return inner.flatten(1).cumsum(1)
 
 
-def draw_places(keys: Tensor, stream: int, cumulative: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
+def draw_places(keys: Tensor | Numbers, stream: int, cumulative: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
     """Random places y, x (B, 1) in pixels: on the object, by cumulative weights (B, h^2), or anywhere off the rim."""
     u = uniform(keys, 3, stream)
     if cumulative is None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .config import KindShares, SimulationConfig
-from .random import uniform
+from .random import Numbers, uniform
 
 Range = tuple[float, float]
 
@@ -136,7 +136,7 @@ def kind_tables(config: SimulationConfig, device: torch.device) -> tuple[Tensor,
     return (shares.cumsum(0) / shares.sum()).float().to(device), low.to(device), span.to(device)
 
 
-def draw_kinds(keys: Tensor, tables: tuple[Tensor, Tensor, Tensor]) -> Draw:
+def draw_kinds(keys: Tensor | Numbers, tables: tuple[Tensor, Tensor, Tensor]) -> Draw:
     """Kind and numbers of every sample from its key (B,) int64."""
     cumulative, low, span = tables
     u = uniform(keys, len(NAMES) + 1, stream=0)

@@ -4,6 +4,8 @@ So a sample looks the same whatever batch, rank or worker it is made in, and on 
 SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014) in int64 arithmetic.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -29,16 +31,48 @@ def mix(x: Tensor) -> Tensor:
     return x ^ _shift(x, 31)
 
 
+def _stream(number: int) -> int:
+    return _signed((number * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) % (1 << 64))
+
+
 def random_bits(keys: Tensor, count: int, stream: int) -> Tensor:
     """(B, count) int64 with random bits for (B,) int64 keys; different streams are independent."""
-    start = mix(keys + _signed((stream * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) % (1 << 64)))
+    start = mix(keys + _stream(stream))
     counter = torch.arange(1, count + 1, device=keys.device, dtype=torch.int64)
     return mix(start.unsqueeze(1) + counter * GOLDEN)
 
 
-def uniform(keys: Tensor, count: int, stream: int) -> Tensor:
+def _to_uniform(bits: Tensor) -> Tensor:
+    return _shift(bits, 40).to(torch.float32) * 2.0**-24
+
+
+class Numbers:
+    """The first uniform numbers of several streams for (B,) int64 keys, hashed in one go: on small batches the calls cost
+    more than the numbers."""
+
+    def __init__(self, keys: Tensor, table: "Table") -> None:
+        starts = mix(keys.unsqueeze(1) + table.streams)
+        whole = _to_uniform(mix(starts.repeat_interleave(table.counts, dim=1, output_size=table.total) + table.counters))
+        self.device = keys.device
+        self.parts = dict(zip(table.names, whole.split(table.sizes, dim=1)))
+
+
+class Table:
+    """Which streams, and how many numbers of each: {stream: count}, as constants on a device."""
+
+    def __init__(self, counts: Mapping[int, int], device: torch.device) -> None:
+        self.names, self.sizes = list(counts), list(counts.values())
+        self.total = sum(self.sizes)
+        self.streams = torch.tensor([_stream(s) for s in self.names], device=device)
+        self.counts = torch.tensor(self.sizes, device=device)
+        self.counters = torch.cat([torch.arange(1, n + 1) for n in self.sizes]).to(device) * GOLDEN
+
+
+def uniform(keys: Tensor | Numbers, count: int, stream: int) -> Tensor:
     """(B, count) float32, uniform on the 2^24 multiples of 2^-24 in [0, 1)."""
-    return _shift(random_bits(keys, count, stream), 40).to(torch.float32) * 2.0**-24
+    if isinstance(keys, Numbers):
+        return keys.parts[stream][:, :count]
+    return _to_uniform(random_bits(keys, count, stream))
 
 
 def _mix_int(x: int) -> int:

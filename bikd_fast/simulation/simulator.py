@@ -3,17 +3,17 @@
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from bikd_kernels import simulate
+from bikd_kernels import simulate, simulate_at
 from bikd_kernels.reference.simulate import ramp
 from torch import Tensor
 
 from .config import SimulationConfig
 from .content import draw_fill, make_sources, make_visible, render
 from .foreground import draw_places, estimate_foreground, object_grids, seats
-from .kinds import KINDS, draw_kinds, kind_tables
-from .masks import BLOCK, CELL, draw_outlines, gradient_bank, pixel_depth, pixels_inside, rows_of
+from .kinds import KINDS, NAMES, draw_kinds, kind_tables
+from .masks import CELL, block_means, draw_outlines, gradient_bank, pixel_depth, pixels_inside, rows_of
 from .nuisance import add_nuisance, noise_bank
+from .random import Numbers, Table
 
 
 class Simulated(NamedTuple):
@@ -22,6 +22,24 @@ class Simulated(NamedTuple):
     corrupted: Tensor
     mask: Tensor
     nuisance: Tensor
+    kind: Tensor
+
+
+class Drawn(NamedTuple):
+    """A batch's defects as lists of the pixels they may touch; n of them, in rows of blocks.
+
+    plane: (N, BLOCK^2) int64 flat position in (B, S, S). where: (3, N, BLOCK^2) in (B, 3, S, S). shown, content: (3, N, BLOCK^2)
+    what the pictures hold there, and the defect. depth, alpha: (N, BLOCK^2). opacity, feather: (B,). kind: (B,) int64.
+    """
+
+    plane: Tensor
+    where: Tensor
+    shown: Tensor
+    content: Tensor
+    depth: Tensor
+    alpha: Tensor
+    opacity: Tensor
+    feather: Tensor
     kind: Tensor
 
 
@@ -70,6 +88,7 @@ class Simulator:
         self._tables = kind_tables(config, pool.device)
         self._gradients = gradient_bank(pool.device)
         self._noise = noise_bank(size, pool.device) if config.nuisance else None
+        self._numbers = Table({0: len(NAMES) + 1, 1: 3, 2: 2, 4: 16, 5: 64, 6: 6, 7: 3, 8: 3}, pool.device)
 
     @torch.no_grad()
     def __call__(self, images: Tensor, index: Tensor, keys: Tensor) -> Simulated:
@@ -84,26 +103,30 @@ class Simulator:
                 f"got {tuple(images.shape)}, {tuple(index.shape)}, {tuple(keys.shape)}"
             )
         images = images.contiguous()
-        depth, content, opacity, feather, kind = self._draw(images, index, keys)
-        if self.config.cleanup:
-            corrupted, mask = simulate(images, content, depth, opacity, feather)
+        numbers = Numbers(keys, self._numbers)
+        drawn = self._draw(images, index, numbers)
+        if self.config.cleanup and self.compact:
+            corrupted, mask = simulate_at(images, drawn.where, drawn.plane, drawn.shown, drawn.content, drawn.alpha)
+        elif self.config.cleanup:
+            depth, content = self._maps(images, drawn)
+            corrupted, mask = simulate(images, content, depth, drawn.opacity, drawn.feather)
         else:
-            mask = depth > 0
-            alpha = (opacity.view(-1, 1, 1) * ramp(depth, feather.view(-1, 1, 1))).unsqueeze(1)
-            corrupted = torch.where(mask.unsqueeze(1), images + (content - images) * alpha, images)
-        nuisance = images if self._noise is None else add_nuisance(images, keys, self.config.nuisance, self._noise)
-        return Simulated(corrupted, mask, nuisance, kind)
+            corrupted = images.clone()
+            corrupted.view(-1)[drawn.where] = drawn.shown + (drawn.content - drawn.shown) * drawn.alpha
+            mask = torch.zeros(images.shape[0], self.size, self.size, dtype=torch.bool, device=images.device)
+            mask.view(-1)[drawn.plane] = drawn.depth > 0
+        nuisance = images if self._noise is None else add_nuisance(images, numbers, self.config.nuisance, self._noise)
+        return Simulated(corrupted, mask, nuisance, drawn.kind)
 
-    def _draw(self, images: Tensor, index: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Depth (B, S, S), content (B, 3, S, S) where depth > 0, opacity (B,), feather (B,), kind (B,)."""
+    def _draw(self, images: Tensor, index: Tensor, numbers: Numbers) -> Drawn:
         config, size, b = self.config, self.size, len(images)
-        draw = draw_kinds(keys, self._tables)
+        draw = draw_kinds(numbers, self._tables)
         grids = None if self._object_grids is None else self._object_grids[index]
         cumulative = None if self._seats is None else self._seats[index]
-        center, elsewhere = draw_places(keys, 7, cumulative, size), draw_places(keys, 8, cumulative, size)
-        outline = draw_outlines(keys, draw, config.coverage, config.scale, center, grids, size, self._gradients)
-        images_low = F.avg_pool2d(images, BLOCK)
-        fill = draw_fill(keys, draw, index, outline, elsewhere, images_low, grids, self._sources)
+        center, elsewhere = draw_places(numbers, 7, cumulative, size), draw_places(numbers, 8, cumulative, size)
+        outline = draw_outlines(numbers, draw, config.coverage, config.scale, center, grids, size, self._gradients)
+        images_low = block_means(images)
+        fill = draw_fill(numbers, draw, index, outline, elsewhere, images_low, grids, self._sources)
         low, high = config.opacity
         opacity = low + draw["opacity"] * (high - low)
         low, high = config.feather
@@ -121,11 +144,15 @@ class Simulator:
         content = render(images, images_low, self._sources, of_fill, of_block, pixels, depth, self.compact)
         channel = torch.arange(3, device=images.device).view(3, 1, 1) * (size * size)
         where = plane + pixels.sample.unsqueeze(1) * (2 * size * size) + channel
+        shown = images.view(-1)[where]
         alpha = opacity[pixels.sample] * ramp(depth, feather[pixels.sample])
-        content = make_visible(content, images.view(-1)[where], pixels, alpha, opacity[pixels.sample], b)
+        content = make_visible(content, shown, pixels, alpha, opacity[pixels.sample], b)
+        return Drawn(plane, where, shown, content, depth, alpha, opacity.squeeze(1), feather.squeeze(1), draw.kind)
 
-        depth_map = torch.full((b, size, size), -1.0, device=images.device)
-        depth_map.view(-1)[plane] = depth
-        content_map = torch.empty_like(images)
-        content_map.view(-1)[where] = content
-        return depth_map, content_map, opacity.squeeze(1), feather.squeeze(1), draw.kind
+    def _maps(self, images: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
+        """Depth (B, S, S) and content (B, 3, S, S), which holds anything where depth <= 0."""
+        depth = torch.full((len(images), self.size, self.size), -1.0, device=images.device)
+        depth.view(-1)[drawn.plane] = drawn.depth
+        content = torch.empty_like(images)
+        content.view(-1)[drawn.where] = drawn.content
+        return depth, content

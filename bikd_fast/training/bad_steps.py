@@ -1,4 +1,5 @@
-"""Losses that are not finite: the step is skipped on every rank, counted, and its pictures are named.
+"""What a step's gradient may be: a loss that is not finite is skipped on every rank, counted, and its pictures are named; a
+gradient that is too long is clipped.
 
 Whether a step is skipped is decided on the device (the optimizer reads a flag there), so nothing waits for the host; the host
 reads the flag a step late, writes down the names, and stops the run when too many come in a row.
@@ -13,6 +14,7 @@ import torch.distributed as dist
 
 from bikd_fast.errors import UserError
 from bikd_fast.training.distributed import Ranks
+from bikd_fast.training.engine import fused
 from bikd_fast.training.sampling import Batch
 
 
@@ -26,15 +28,18 @@ class BadSteps:
     Args:
         names: of the training pictures, for messages.
         limit: bad steps in a row that end the run.
+        clip: greatest norm of a step's gradient; 0 clips nothing.
 
     Attributes:
         flag: 0-dim float32 on the device, 1 while the step in hand is to be skipped; the same on every rank.
+        scale: 0-dim float32 on the device, what the optimizer divides the gradient of the step in hand by.
         count: bad steps so far.
     """
 
-    def __init__(self, ranks: Ranks, names: Sequence[str], limit: int) -> None:
-        self.ranks, self.names, self.limit = ranks, names, limit
+    def __init__(self, ranks: Ranks, names: Sequence[str], limit: int, clip: float = 0.0) -> None:
+        self.ranks, self.names, self.limit, self.clip = ranks, names, limit, clip
         self.flag = torch.zeros((), device=ranks.device)
+        self.scale = torch.ones((), device=ranks.device)
         self.count = self.in_a_row = 0
         self._losses: list[torch.Tensor] = []
         self._waiting: tuple[int, torch.Tensor, list[Batch]] | None = None
@@ -44,10 +49,13 @@ class BadSteps:
         self._losses.append(loss.detach().float().reshape(()))
 
     def settle(self, gradients: Sequence[torch.Tensor]) -> None:
-        """Set the flag of this step, before the optimizer runs, from its losses and the gradients that this rank holds whole."""
+        """Set flag and scale of this step, before the optimizer runs, from its losses and the gradients this rank holds whole."""
         bad = ~torch.isfinite(torch.stack(self._losses)).all()
         if gradients:
-            bad |= ~torch.isfinite(torch.stack(torch._foreach_norm(list(gradients)))).all()
+            norm = torch.stack(torch._foreach_norm(list(gradients))).float().norm()
+            bad |= ~torch.isfinite(norm)
+            if self.clip:
+                self.scale.copy_(((norm + 1e-6) / self.clip).clamp(min=1))
         self.flag.copy_(bad)
         if self.ranks.world > 1:
             dist.all_reduce(self.flag, op=dist.ReduceOp.MAX)
@@ -94,17 +102,19 @@ class BadSteps:
         return f"step {step + 1} skipped: {what}"
 
 
-def skip_when(optimizer: torch.optim.Optimizer, flag: torch.Tensor) -> None:
-    """Make ``optimizer.step`` leave weights and state alone while ``flag`` is 1.
+def guard(optimizer: torch.optim.Optimizer, bad: BadSteps) -> None:
+    """Make ``optimizer.step`` leave weights and state alone while ``bad.flag`` is 1, and clip where ``bad`` does.
 
-    torch's fused optimizers read the flag on the device; any other asks the host for it, which on a GPU costs a wait a step.
+    torch's fused optimizers read both numbers on the device; any other asks the host for the flag, which on a GPU costs a wait a
+    step.
     """
-    if getattr(optimizer, "_step_supports_amp_scaling", False):
-        optimizer.grad_scale, optimizer.found_inf = None, flag  # type: ignore[attr-defined]
+    if fused(optimizer):
+        optimizer.grad_scale = bad.scale if bad.clip else None  # type: ignore[attr-defined]
+        optimizer.found_inf = bad.flag  # type: ignore[attr-defined]
         return
     step = optimizer.step
 
     def guarded(*args, **kwargs):
-        return None if flag.item() else step(*args, **kwargs)
+        return None if bad.flag.item() else step(*args, **kwargs)
 
     optimizer.step = guarded  # type: ignore[method-assign]

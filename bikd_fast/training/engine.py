@@ -48,6 +48,7 @@ def engine_config(training: TrainingConfig, ranks: Ranks, dtype: torch.dtype, us
     """DeepSpeed's configuration: the user's keys where given, ours elsewhere; ``training`` agrees with the user's already."""
     ours: dict[str, Any] = {
         "zero_allow_untested_optimizer": True,
+        "gradient_clipping": 1.0,
         "zero_force_ds_cpu_optimizer": False,  # DeepSpeed's own for offloading needs a compiler
         "steps_per_print": 10**9,
     }
@@ -107,7 +108,27 @@ def build(module: nn.Module, training: TrainingConfig, ranks: Ranks, dtype: torc
                 f"({_first_line(error)}). Adam, AdamW, SGD and Lamb need no compiler."
             ) from error
         raise
+    if ranks.world == 1 and engine.zero_optimization_stage() == 0:
+        engine.enable_backward_allreduce = False  # it would flatten and unflatten every gradient to share it with nobody
     return engine
+
+
+def take_over_clipping(engine) -> float:
+    """The greatest norm of a step's gradient where the optimizer can clip by itself, and then DeepSpeed does not; else 0.
+
+    DeepSpeed clips at ZeRO 0 with a norm and a product for every parameter by itself. A fused optimizer divides by a number on
+    the device as it goes, and the norms are there already: :class:`bikd_fast.training.bad_steps.BadSteps` needs them.
+    """
+    if engine.zero_optimization_stage() > 0 or not fused(engine.basic_optimizer):
+        return 0.0
+    greatest = float(engine.gradient_clipping())
+    engine._config.gradient_clipping = 0.0
+    return greatest
+
+
+def fused(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the optimizer reads ``grad_scale`` and ``found_inf`` on the device."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
 
 
 def _first_line(error: Exception) -> str:

@@ -19,7 +19,7 @@ from bikd_fast.simulation import Simulator
 from bikd_fast.training import checkpoint, user_config
 from bikd_fast.training import engine as engines
 from bikd_fast.training.agreement import Agreement
-from bikd_fast.training.bad_steps import BadSteps, TrainingError, skip_when
+from bikd_fast.training.bad_steps import BadSteps, TrainingError, guard
 from bikd_fast.training.distillation import Distillation, Inputs
 from bikd_fast.training.distributed import Ranks, Terminated, termination
 from bikd_fast.training.log import Log
@@ -71,8 +71,8 @@ class Trainer:
         self.simulator = Simulator(config.simulation, self.pool.pictures, None, textures)
         self.sampler = Sampler(len(pictures), training.batch_size, config.seed, ranks.rank, ranks.world, training.accumulation)
         self.engine = self._engine()
-        self.bad = BadSteps(ranks, names, training.max_bad_steps)
-        skip_when(self.engine.basic_optimizer, self.bad.flag)
+        self.bad = BadSteps(ranks, names, training.max_bad_steps, engines.take_over_clipping(self.engine))
+        guard(self.engine.basic_optimizer, self.bad)
         self.agreement = Agreement(ranks)
         self.step = 0
         if config.resume != "never":

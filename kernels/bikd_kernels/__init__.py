@@ -4,7 +4,7 @@ from .anomaly_map import anomaly_map
 from .bidirectional import bidirectional_loss
 from .cosine import cosine_discrepancy
 from .regions import region_counts, region_maps
-from .simulate import simulate
+from .simulate import simulate, simulate_at
 
 __all__ = [
     "anomaly_map",
@@ -13,4 +13,5 @@ __all__ = [
     "region_counts",
     "region_maps",
     "simulate",
+    "simulate_at",
 ]

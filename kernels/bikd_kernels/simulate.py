@@ -76,18 +76,41 @@ def _simulate_inside(
     full: int,
 ) -> tuple[Tensor, Tensor]:
     """The reference on the pixels inside the outline only (their number is data: CPU, where that costs no wait)."""
-    b, c, h, w = images.shape
+    _, c, h, w = images.shape
     inside = (depth.reshape(-1) > 0).nonzero().squeeze(1)
     sample = inside // (h * w)
     alpha = opacity[sample] * ramp(depth.reshape(-1)[inside], feather[sample])
-    channels = torch.arange(c, device=images.device).view(c, 1) * (h * w)
-    where = (inside + sample * ((c - 1) * h * w)) + channels
-    x = widened(images.reshape(-1)[where])
-    step = (widened(content.reshape(-1)[where]) - x) * alpha
+    where = inside + sample * ((c - 1) * h * w) + torch.arange(c, device=images.device).view(c, 1) * (h * w)
+    x, y = images.reshape(-1)[where], content.reshape(-1)[where]
+    return simulate_at(images, where, inside, x, y, alpha, visible=visible, radius=radius, speck=speck, full=full)
+
+
+def simulate_at(
+    images: Tensor,
+    where: Tensor,
+    plane: Tensor,
+    pixels: Tensor,
+    content: Tensor,
+    alpha: Tensor,
+    *,
+    visible: float = VISIBLE,
+    radius: int = RADIUS,
+    speck: int = SPECK,
+    full: int = FULL,
+) -> tuple[Tensor, Tensor]:
+    """:func:`simulate` where only some pixels can change and the caller knows which; plain PyTorch.
+
+    images: (B, C, H, W). where: (C, ...) int64, flat positions in images of the pixels that may change; plane: (...) int64,
+    their flat positions in (B, H, W), each at most once. pixels, content: (C, ...) what images hold there, and what the
+    defect does. alpha: (...) weight of the blend, 0 outside the defect. Returns what simulate returns.
+    """
+    b, _, h, w = images.shape
+    x = widened(pixels)
+    step = (widened(content) - x).mul_(alpha)
     kept = torch.zeros(2, b * h * w, dtype=torch.bool, device=images.device)
-    kept[0, inside] = step.abs().amax(0) > visible
-    kept[1, inside] = alpha > 0
+    kept[0, plane] = step.abs().amax(0) > visible
+    kept[1, plane] = alpha > 0
     label = clean_label(kept[0].view(b, h, w), kept[1].view(b, h, w), radius, speck, full)
     corrupted = images.clone(memory_format=torch.contiguous_format)
-    corrupted.view(-1)[where] = torch.where(label.view(-1)[inside], x + step, x).to(images.dtype)
+    corrupted.view(-1)[where] = torch.where(label.view(-1)[plane], x + step, x).to(images.dtype)
     return corrupted, label

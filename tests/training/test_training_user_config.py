@@ -8,9 +8,10 @@ import torch
 from bikd_fast.config import ConfigError, TrainingConfig
 from bikd_fast.training import engine as engines
 from bikd_fast.training import optimizers, user_config
-from bikd_fast.training.bad_steps import skip_when
+from bikd_fast.training.bad_steps import BadSteps, guard
 from bikd_fast.training.distributed import Ranks
 
+ALONE = Ranks(0, 1, torch.device("cpu"))
 SHIPPED = sorted((Path(__file__).parents[2] / "configs/deepspeed").glob("*.json"))
 
 
@@ -107,14 +108,29 @@ def test_an_unknown_optimizer_parameter_is_named():
 def test_a_flagged_step_changes_neither_weights_nor_state(kind):
     parameter = torch.nn.Parameter(torch.ones(3, 3))
     optimizer = optimizers.factory({"optimizer": {"type": kind}}, 0.1, 0)([{"params": [parameter]}])
-    flag = torch.zeros(())
-    skip_when(optimizer, flag)
+    flags = BadSteps(ALONE, [], 3)
+    guard(optimizer, flags)
     weights, steps = [], []
     for bad in (0, 1, 0):
-        flag.fill_(bad)
+        flags.flag.fill_(bad)
         parameter.grad = torch.full_like(parameter, torch.nan if bad else 1.0)
         optimizer.step()
         weights.append(parameter.detach().clone())
         steps.append(float(optimizer.state[parameter].get("step", 0) if optimizer.state else 0))
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[1], weights[2])
     assert steps[0] == steps[1] and torch.isfinite(weights[2]).all()
+
+
+@pytest.mark.parametrize("length", [0.5, 4.0])
+def test_a_long_gradient_is_cut_to_the_greatest_norm(length):
+    parameters = [torch.nn.Parameter(torch.zeros(3, 2)), torch.nn.Parameter(torch.zeros(2))]
+    optimizer = optimizers.factory({"optimizer": {"type": "SGD"}}, 1.0, 0)([{"params": parameters}])
+    bad = BadSteps(ALONE, [], 3, clip=1.0)
+    guard(optimizer, bad)
+    for parameter in parameters:
+        parameter.grad = torch.full_like(parameter, length / 8**0.5)
+    bad.add(torch.zeros(()))
+    bad.settle([p.grad for p in parameters])
+    optimizer.step()
+    moved = torch.cat([p.detach().flatten() for p in parameters]).norm()
+    assert moved.item() == pytest.approx(min(length, 1.0), rel=1e-5)
