@@ -16,14 +16,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = parse_run(run_parser("bikd train", "Train a detector from good pictures."), words)
 
     from bikd_fast.inference.run import evaluate_run
+    from bikd_fast.inference.shares import Share
     from bikd_fast.training import distributed
-    from bikd_fast.training.run import finish, side_by_side, train
+    from bikd_fast.training.run import finish, meet, side_by_side, train
 
     def work(ranks: distributed.Ranks) -> None:
         run = train(config, ranks)
+        share = Share(ranks.rank, ranks.world, ranks.control)
+        evaluate_run(run, share=share, place=ranks.place, places=ranks.places, meet=lambda: meet(ranks))
         if ranks.leads:
-            distributed.share_cores(1)
-            evaluate_run(run)
             finish(run)
 
     distributed.together(work, config.training.silence, apart=side_by_side(config, distributed.job_size()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from PIL import Image
 
@@ -16,25 +18,38 @@ from bikd_fast.config import DataConfig
 from bikd_fast.data import Category, Sample, decode_image, has_masks, load_images, load_masks
 from bikd_fast.data.threads import default_threads
 from bikd_fast.inference.runner import Outputs, run
+from bikd_fast.inference.shares import ALONE, Share
 from bikd_fast.metrics import evaluate
+from bikd_fast.metrics.ranks import gather_strings
 from bikd_fast.models.detector import Detector
-from bikd_fast.report.overlay import draw_overlay, heat_range
+from bikd_fast.report.overlay import draw_overlay, heat_range_of, thinned
 
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1max", "pixel_f1max_threshold", "aupro")
 DISPLAY_SIDE = 128  # of the maps kept for looking at, in pixels
+TRAINING = "training.json"  # what a training left beside its detector: seconds, memory, diagnostics
 
 
-def evaluate_category(detector: Detector, category: Category, data: DataConfig, folder: Path) -> dict[str, Any]:
+def evaluate_category(
+    detector: Detector, category: Category, data: DataConfig, folder: Path, share: Share = ALONE
+) -> dict[str, Any]:
     """Metrics of one category; writes ``predictions.npz`` and ``heatmaps/`` into ``folder``.
 
-    Returns the dict of :func:`bikd_fast.metrics.evaluate` with ``threshold`` (how it was chosen) and ``skipped`` (bad pictures).
+    Every rank of ``share`` looks at its own pictures and draws them; all get the result of one process with all pictures, to
+    the bit, and the first one writes. Returns the dict of :func:`bikd_fast.metrics.evaluate` with ``threshold`` (how it was
+    chosen) and ``skipped`` (bad pictures).
 
     Raises:
         DataError: an unreadable test picture or mask, unless data.on_bad_image is ``skip``.
     """
-    pictures, samples, skipped = load_images(category.test, detector.image_size, on_bad_image=data.on_bad_image)
+    mine = share.of(len(category.test))
+    given = [category.test[i] for i in mine]
+    pictures, samples, skipped = load_images(given, detector.image_size, on_bad_image=data.on_bad_image)
+    bad = dict(skipped)
+    kept = np.array([i for i, sample in zip(mine, given) if sample.path not in bad], np.int64)
+    everything = share.collect(kept, kept)
+    places = np.searchsorted(everything, kept)
     outputs = run(detector, pictures)
-    measured = has_masks(samples)
+    measured = has_masks([category.test[i] for i in everything])
     masks = load_masks(samples) if measured else [np.zeros((1, 1), bool)] * len(samples)
     result = evaluate(
         list(outputs.maps.numpy()) if measured else [np.zeros((1, 1), np.float32)] * len(samples),
@@ -43,19 +58,30 @@ def evaluate_category(detector: Detector, category: Category, data: DataConfig, 
         labels=[s.label for s in samples],
         kinds=[s.kind for s in samples],
         curves=200,
+        indices=places.tolist(),
+        threads=torch.get_num_threads(),
+        group=share.group,
     )
     if not measured:
         result.update(dict.fromkeys(PIXEL_METRICS, math.nan))
     result["threshold"] = detector.about.get("threshold", {})
-    result["skipped"] = [{"path": str(path), "reason": reason} for path, reason in skipped]
-    _write_predictions(folder / "predictions.npz", samples, outputs, detector)
-    draw_heatmaps(folder / "heatmaps", samples, outputs, detector)
+    rows = [json.dumps([i, str(s.path), bad[s.path]]) for i, s in zip(mine, given) if s.path in bad]
+    left_out = sorted(json.loads(row) for part in gather_strings(rows, share.group) for row in part)
+    result["skipped"] = [{"path": path, "reason": reason} for _, path, reason in left_out]
+    _write_predictions(folder / "predictions.npz", [category.test[i] for i in everything], places, outputs, detector, share)
+    draw_heatmaps(folder / "heatmaps", samples, places, outputs, detector, share)
     return result
 
 
-def _write_predictions(path: Path, samples: Sequence[Sample], outputs: Outputs, detector: Detector) -> None:
+def _write_predictions(
+    path: Path, samples: Sequence[Sample], places: np.ndarray, outputs: Outputs, detector: Detector, share: Share
+) -> None:
+    """``samples``: of all ranks; ``places``: which of them ``outputs`` belongs to."""
     step = max(1, outputs.maps.shape[-1] // DISPLAY_SIDE)
-    shown = F.avg_pool2d(outputs.maps.unsqueeze(1), step).squeeze(1)
+    shown = F.avg_pool2d(outputs.maps.unsqueeze(1), step).squeeze(1).numpy().astype(np.float16)
+    scores, shown = share.collect(outputs.scores.numpy(), places), share.collect(shown, places)
+    if not share.first:
+        return
     temporary = path.with_name(".predictions.tmp.npz")
     np.savez_compressed(
         temporary,
@@ -63,20 +89,24 @@ def _write_predictions(path: Path, samples: Sequence[Sample], outputs: Outputs, 
         mask_path=np.array([str(s.mask_path or "") for s in samples]),
         kind=np.array([s.kind for s in samples]),
         label=np.array([s.label for s in samples], np.uint8),
-        score=outputs.scores.numpy(),
-        map=shown.numpy().astype(np.float16),
+        score=scores,
+        map=shown,
         threshold=np.float32(detector.threshold.item()),
         pixel_threshold=np.float32(detector.pixel_threshold.item()),
     )
     temporary.replace(path)
 
 
-def draw_heatmaps(folder: Path, samples: Sequence[Sample], outputs: Outputs, detector: Detector) -> None:
+def draw_heatmaps(
+    folder: Path, samples: Sequence[Sample], places: np.ndarray, outputs: Outputs, detector: Detector, share: Share = ALONE
+) -> None:
     """One JPEG a picture, ``KIND_NAME.jpg``: the picture under its map, one colour scale for all, outline at the threshold."""
     folder.mkdir(parents=True, exist_ok=True)
     maps = outputs.maps.numpy()
     threshold = detector.pixel_threshold.item()
-    low, high = heat_range(maps, np.array([s.label for s in samples]), threshold)
+    labels = share.collect(np.array([s.label for s in samples], np.int64), places)
+    pixels, peaks = share.collect(thinned(maps), places), share.collect(maps.reshape(len(maps), -1).max(1), places)
+    low, high = heat_range_of(pixels[labels == 0] if (labels == 0).any() else pixels, peaks, threshold)
 
     def draw(sample: Sample, anomaly: np.ndarray) -> None:
         drawn = draw_overlay(decode_image(sample.path), anomaly, threshold=threshold, low=low, high=high)
@@ -84,4 +114,3 @@ def draw_heatmaps(folder: Path, samples: Sequence[Sample], outputs: Outputs, det
 
     with ThreadPoolExecutor(default_threads()) as pool:
         list(pool.map(draw, samples, maps))
-

@@ -23,7 +23,7 @@ class Outputs:
 def run(detector: Detector, pictures: torch.Tensor, batch: int = BATCH) -> Outputs:
     """Every picture of a uint8 (N, 3, S, S) tensor through the detector, in float32: the numbers do not depend on the batch."""
     device = detector.device
-    maps, scores = [], []
+    maps, scores = [torch.empty(0, detector.image_size, detector.image_size)], [torch.empty(0)]
     for start in range(0, len(pictures), batch):
         x = pictures[start : start + batch].to(device).float().div_(255)
         anomaly, score = detector(x.contiguous(memory_format=torch.channels_last))

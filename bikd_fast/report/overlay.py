@@ -56,9 +56,19 @@ def heat_range(maps: np.ndarray, labels: np.ndarray, threshold: float | None = N
     threshold's distance from low. Pixels are sampled on a grid, values that are not finite left out; a constant map
     gives a range of width one.
     """
+    pixels, peaks = thinned(maps), maps.max(axis=(1, 2)) if maps.size else maps
+    return heat_range_of(pixels[labels == 0] if (labels == 0).any() else pixels, peaks, threshold)
+
+
+def thinned(maps: np.ndarray) -> np.ndarray:
+    """Of maps (N, h, w) the pixels that :func:`heat_range` looks at: a grid of about 64 a side."""
     step = max(1, maps.shape[-1] // 64) if maps.ndim == 3 else 1
-    normal = maps[labels == 0] if (labels == 0).any() else maps
-    pixels, peaks = _finite(normal[:, ::step, ::step]), _finite(maps.max(axis=(1, 2))) if maps.size else _finite(maps)
+    return maps[:, ::step, ::step]
+
+
+def heat_range_of(pixels: np.ndarray, peaks: np.ndarray, threshold: float | None = None) -> tuple[float, float]:
+    """:func:`heat_range` from the thinned maps of the normal pictures and the maxima of all, each of any shape."""
+    pixels, peaks = _finite(pixels), _finite(peaks)
     if not len(pixels) or not len(peaks):
         return 0.0, 1.0
     low, high = float(np.quantile(pixels, 0.95)), float(np.quantile(peaks, 0.9))
