@@ -12,6 +12,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from bikd_fast.models.lowered import note_activation
 from bikd_fast.models.weights import WeightsError, load_weights
 
 DEFAULT_STRIDES = (4, 8, 16)
@@ -111,6 +112,8 @@ def _fold_batchnorm(module: nn.Module) -> None:
     for first, second in zip(names, names[1:]):
         conv, norm = module._modules[first], module._modules[second]
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            module._modules[first] = fuse_conv_bn_eval(conv, norm)
+            fused = module._modules[first] = fuse_conv_bn_eval(conv, norm)
             module._modules[second] = norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
+            if isinstance(norm, BatchNormAct2d):
+                note_activation(fused, norm.act, second)
 

@@ -8,6 +8,7 @@ import psutil
 import torch
 
 from bikd_fast.models.backbone import Backbone
+from bikd_fast.models.lowered import lowered
 
 FEATURE_SHARE = 0.25  # of the free memory that cached features may take, all ranks of a machine together
 
@@ -25,7 +26,8 @@ class Pool:
     def __init__(
         self, pictures: torch.Tensor, backbone: Backbone, device: torch.device, dtype: torch.dtype, cache: bool = True
     ) -> None:
-        self.device, self.dtype, self.backbone = device, dtype, backbone
+        self.device, self.dtype = device, dtype
+        self.backbone = lowered(backbone) if device.type == "cpu" and dtype == torch.bfloat16 else backbone
         self.pictures = pictures.to(device)
         self.features: list[torch.Tensor] | None = None
         if cache and self._fits():
