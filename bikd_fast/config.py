@@ -46,7 +46,8 @@ class ModelConfig:
         weights: ``auto`` (offline package for tf_efficientnet_lite0, else the hub), ``offline``, ``hub``, ``random``, or a file.
         strides: levels of the backbone, in pixels of the picture.
         pool: side of the window that the teacher's features are averaged over, in positions of each level; odd, 1 is none.
-        student: ``image`` (encoder-decoder on the picture), ``reverse`` (bottleneck on the features), ``encoder`` (no decoder).
+        student: ``image`` (encoder-decoder on the picture), ``reverse`` (bottleneck on the features), ``encoder`` (no decoder);
+            ``dual``, ``relation``, ``inpainting`` (related methods, docs/method.md); ``bank`` remembers features, without training.
         size: multiplies the width of every layer of the student.
         depth: residual blocks a stage of the student.
         adapter: whether the teacher learns (T = E (1 + bound tanh G)); off is a frozen teacher.
@@ -59,7 +60,7 @@ class ModelConfig:
     weights: str = "auto"
     strides: list[int] = field(default_factory=lambda: [4, 8, 16])
     pool: int = 1
-    student: Literal["image", "reverse", "encoder"] = "image"
+    student: Literal["image", "reverse", "encoder", "dual", "relation", "inpainting", "bank"] = "image"
     size: float = 0.5
     depth: int = 1
     adapter: bool = True
@@ -81,6 +82,7 @@ class ObjectiveConfig:
         div: use L_div, disagreement on simulated anomalies.
         anc: use L_anc, the anchor to the pretrained features.
         segmentation: weight of the segmentation head's own loss; it reaches no other network.
+        over: cosine at every ``position``, or of each level's whole flattened ``map`` (reverse distillation; forward only).
     """
 
     beta: float = 0.3
@@ -91,6 +93,7 @@ class ObjectiveConfig:
     div: bool = True
     anc: bool = True
     segmentation: float = 1.0
+    over: Literal["position", "map"] = "position"
 
 
 @dataclass
@@ -154,6 +157,8 @@ class MapConfig:
         topk: pixels of the ``topk`` score.
         calibrate_levels: divide each level's discrepancy by its mean on held-out normals, so that no level drowns another
             (sum and mean; a product has no such weights).
+        calibrate_channels: the same for the channels of each level: weigh them by the reciprocal of the mean square of what the
+            student leaves unexplained on held-out normals.
         false_alarms: target share of good pictures above the threshold.
     """
 
@@ -162,6 +167,7 @@ class MapConfig:
     score: Literal["max", "topk"] = "max"
     topk: int = 100
     calibrate_levels: bool = True
+    calibrate_channels: bool = False
     false_alarms: float = 0.05
 
 
@@ -232,11 +238,30 @@ def check(config: RunConfig) -> None:
             f"training.lr_teacher: {training.lr_teacher} is above a tenth of training.lr_student ({training.lr_student}); "
             "a faster teacher runs away from its anchor. Lower it."
         )
+    _one_way(config)
     phases = training.forward_only + training.ramp + training.teacher_frozen
     if not 0 <= phases <= 1:
         raise ConfigError(f"training.forward_only + ramp + teacher_frozen: {phases:.2f} is not within 0 and 1.")
     if config.data.format != "textures" and config.data.root is None:
         raise ConfigError(f"data.root: data.format {config.data.format} needs the folder of the data set. Give --data.root DIR.")
+
+
+def _one_way(config: RunConfig) -> None:
+    """What knows one direction only takes neither a learning teacher nor the head, which sees levels one by one."""
+    model, objective = config.model, config.objective
+    key, value = ("objective.over", objective.over) if objective.over == "map" else ("model.student", model.student)
+    if value not in ("map", "dual", "relation", "inpainting", "bank"):
+        return
+    for off in ("adapter", "head"):
+        if getattr(model, off):
+            raise ConfigError(f"{key}: {value} works with a frozen teacher alone. Set --model.{off} false (or see configs/).")
+    if model.student == "bank" and config.map.calibrate_channels:
+        raise ConfigError("map.calibrate_channels: a bank compares by distance and has no channels to weigh. Switch it off.")
+    if model.student == "inpainting" and (objective.over == "map" or objective.forward_corrupt):
+        raise ConfigError(
+            "model.student: inpainting learns hidden positions of clean pictures: set --objective.over position and "
+            "--objective.forward_corrupt 0 (see configs/inpainting.yaml)."
+        )
 
 
 def _positive(key: str, value: float) -> None:

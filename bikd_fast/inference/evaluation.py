@@ -17,6 +17,8 @@ from PIL import Image
 from bikd_fast.config import DataConfig
 from bikd_fast.data import Category, Sample, decode_image, has_masks, load_images, load_masks
 from bikd_fast.data.threads import default_threads
+from bikd_fast.inference.diagnostics import Gauge
+from bikd_fast.inference.heatmaps import heatmap_names, remove_others
 from bikd_fast.inference.runner import Outputs, run
 from bikd_fast.inference.shares import ALONE, Share
 from bikd_fast.metrics import evaluate
@@ -36,7 +38,8 @@ def evaluate_category(
 
     Every rank of ``share`` looks at its own pictures and draws them; all get the result of one process with all pictures, to
     the bit, and the first one writes. Returns the dict of :func:`bikd_fast.metrics.evaluate` with ``threshold`` (how it was
-    chosen) and ``skipped`` (bad pictures).
+    chosen), ``skipped`` (bad pictures) and, where there are masks, ``diagnostics`` of the test pictures
+    (:meth:`bikd_fast.inference.diagnostics.Gauge.result`).
 
     Raises:
         DataError: an unreadable test picture or mask, unless data.on_bad_image is ``skip``.
@@ -48,9 +51,10 @@ def evaluate_category(
     kept = np.array([i for i, sample in zip(mine, given) if sample.path not in bad], np.int64)
     everything = share.collect(kept, kept)
     places = np.searchsorted(everything, kept)
-    outputs = run(detector, pictures)
     measured = has_masks([category.test[i] for i in everything])
     masks = load_masks(samples) if measured else [np.zeros((1, 1), bool)] * len(samples)
+    gauge = Gauge(detector, masks)
+    outputs = run(detector, pictures, look=gauge if measured else None)
     result = evaluate(
         list(outputs.maps.numpy()) if measured else [np.zeros((1, 1), np.float32)] * len(samples),
         masks,
@@ -65,11 +69,12 @@ def evaluate_category(
     if not measured:
         result.update(dict.fromkeys(PIXEL_METRICS, math.nan))
     result["threshold"] = detector.about.get("threshold", {})
+    result["diagnostics"] = gauge.result(share, places) if measured else {}
     rows = [json.dumps([i, str(s.path), bad[s.path]]) for i, s in zip(mine, given) if s.path in bad]
     left_out = sorted(json.loads(row) for part in gather_strings(rows, share.group) for row in part)
     result["skipped"] = [{"path": path, "reason": reason} for _, path, reason in left_out]
     _write_predictions(folder / "predictions.npz", [category.test[i] for i in everything], places, outputs, detector, share)
-    draw_heatmaps(folder / "heatmaps", samples, places, outputs, detector, share)
+    draw_heatmaps(folder / "heatmaps", [category.test[i] for i in everything], places, outputs, detector, share)
     return result
 
 
@@ -100,17 +105,23 @@ def _write_predictions(
 def draw_heatmaps(
     folder: Path, samples: Sequence[Sample], places: np.ndarray, outputs: Outputs, detector: Detector, share: Share = ALONE
 ) -> None:
-    """One JPEG a picture, ``KIND_NAME.jpg``: the picture under its map, one colour scale for all, outline at the threshold."""
+    """One JPEG a picture (:func:`heatmap_names`): the picture under its map, one colour scale for all, outline at the threshold.
+
+    ``samples``: of all ranks; ``places``: which of them ``outputs`` belongs to. Heat maps of an earlier evaluation go.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    names = heatmap_names(samples)
+    if share.first:
+        remove_others(folder, names)
     maps = outputs.maps.numpy()
     threshold = detector.pixel_threshold.item()
-    labels = share.collect(np.array([s.label for s in samples], np.int64), places)
+    labels = np.array([s.label for s in samples])
     pixels, peaks = share.collect(thinned(maps), places), share.collect(maps.reshape(len(maps), -1).max(1), places)
     low, high = heat_range_of(pixels[labels == 0] if (labels == 0).any() else pixels, peaks, threshold)
 
-    def draw(sample: Sample, anomaly: np.ndarray) -> None:
-        drawn = draw_overlay(decode_image(sample.path), anomaly, threshold=threshold, low=low, high=high)
-        Image.fromarray(drawn).save(folder / f"{sample.kind}_{sample.path.stem}.jpg", quality=90)
+    def draw(place: int, anomaly: np.ndarray) -> None:
+        drawn = draw_overlay(decode_image(samples[place].path), anomaly, threshold=threshold, low=low, high=high)
+        Image.fromarray(drawn).save(folder / names[place], quality=90)
 
     with ThreadPoolExecutor(default_threads()) as pool:
-        list(pool.map(draw, samples, maps))
+        list(pool.map(draw, places.tolist(), maps))

@@ -11,6 +11,7 @@ import torch
 
 from bikd_fast.arguments import load_run
 from bikd_fast.data import open_dataset
+from bikd_fast.inference.diagnostics import of_training
 from bikd_fast.inference.evaluation import evaluate_category
 from bikd_fast.inference.shares import ALONE, Share
 from bikd_fast.metrics import mean_metrics, to_json
@@ -63,6 +64,7 @@ def evaluate_run(
         folder.mkdir(exist_ok=True)
         detector = shared if shared is not None else Detector.load(folder, device)
         results[category.name] = evaluate_category(detector, category, config.data, folder, share)
+        results[category.name]["training"] = of_training(run if one else folder)
     if places > 1:
         results = _together(run, results, place, places, leads, meet)
     if not leads:

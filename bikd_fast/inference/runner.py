@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,14 +20,27 @@ class Outputs:
     scores: torch.Tensor
 
 
+Levels = list[torch.Tensor]
+Look = Callable[[int, Levels, Levels, Levels], None]  # position of the batch's first picture; backbone, teacher, student
+
+
 @torch.inference_mode()
-def run(detector: Detector, pictures: torch.Tensor, batch: int = BATCH) -> Outputs:
-    """Every picture of a uint8 (N, 3, S, S) tensor through the detector, in float32: the numbers do not depend on the batch."""
+def run(detector: Detector, pictures: torch.Tensor, batch: int = BATCH, look: Look | None = None) -> Outputs:
+    """Every picture of a uint8 (N, 3, S, S) tensor through the detector, in float32: the numbers do not depend on the batch.
+
+    Args:
+        look: is shown the levels of every batch, all three as they are compared.
+    """
     device = detector.device
     maps, scores = [torch.empty(0, detector.image_size, detector.image_size)], [torch.empty(0)]
     for start in range(0, len(pictures), batch):
         x = pictures[start : start + batch].to(device).float().div_(255)
-        anomaly, score = detector(x.contiguous(memory_format=torch.channels_last))
+        x = x.contiguous(memory_format=torch.channels_last)
+        frozen = detector.backbone(x)
+        teacher, student = detector.compared(x, frozen)
+        if look is not None:
+            look(start, detector.student.targets(frozen), teacher, student)
+        anomaly, score = detector.judge(teacher, student)
         maps.append(anomaly.cpu())
         scores.append(score.cpu())
     return Outputs(torch.cat(maps), torch.cat(scores))

@@ -18,7 +18,7 @@ from bikd_fast.config import MapConfig, ModelConfig
 from bikd_fast.errors import UserError
 from bikd_fast.models.backbone import Backbone
 from bikd_fast.models.head import SegmentationHead, smoothing
-from bikd_fast.models.students import STUDENTS
+from bikd_fast.models.students import STUDENTS, Memory, Student
 from bikd_fast.models.teacher import Adapter
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Detector(nn.Module):
         image_size: side of the square that it reads, in pixels.
 
     Attributes:
-        level_weights: weight of each level in the map, set by calibration on held-out normals.
+        level_weights: weight of each of the student's levels in the map, set by calibration on held-out normals.
         mix: (a, b, c), the map is a * discrepancy + b * logits + c, set by the same calibration; without a head (1, 0, 0).
         threshold: 0-dim, the score above which a picture is called anomalous; NaN until calibrated.
         pixel_threshold: 0-dim, the same for a pixel of the map.
@@ -57,26 +57,37 @@ class Detector(nn.Module):
         self.backbone = Backbone(model.teacher, model.strides, image_size, model.pool)
         channels, strides = self.backbone.channels, self.backbone.strides
         self.adapter = Adapter(channels, model.bound) if model.adapter else None
-        self.student = STUDENTS[model.student](channels, strides, size=model.size, depth=model.depth)
+        self.student: Student = STUDENTS[model.student](channels, strides, size=model.size, depth=model.depth)
         self.head = SegmentationHead(channels) if model.head else None
-        finest = image_size // strides[0]
-        self.register_buffer("smooth", smoothing(finest, image_size, self.sigma), persistent=False)
+        finest = self.student.stride if isinstance(self.student, Memory) else strides[0]
+        self.register_buffer("smooth", smoothing(image_size // finest, image_size, self.sigma), persistent=False)
         self.mix: tuple[float, float, float] = (1.0, float(model.head), 0.0)
-        self.level_weights: tuple[float, ...] = (1.0,) * len(channels)
+        self.level_weights: tuple[float, ...] = (1.0,) * len(self.student.channels)
+        if map_config.calibrate_channels:
+            for k, count in enumerate(self.student.channels):
+                self.register_buffer(f"channel_weights_{k}", torch.ones(count))
         self.register_buffer("threshold", torch.tensor(float("nan")))
         self.register_buffer("pixel_threshold", torch.tensor(float("nan")))
         self.about: dict[str, Any] = {}
 
     def features(self, pictures: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """(B, 3, S, S) in [0, 1] -> teacher's and student's levels, each [(B, C_k, H_k, W_k)]."""
-        frozen = self.backbone(pictures)
+        """(B, 3, S, S) in [0, 1] -> teacher's and student's levels as they are compared, each [(B, C_k, H_k, W_k)]."""
+        return self.compared(pictures, self.backbone(pictures))
+
+    def compared(
+        self, pictures: torch.Tensor, frozen: Sequence[torch.Tensor]
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """The same from pictures and the backbone's levels. A memory has no teacher's levels, and its one level is a distance."""
         student = self.student(self.backbone.normalise(pictures), frozen)
         teacher = self.adapter.adapt(frozen) if self.adapter is not None else frozen
-        return teacher, student
+        return self.student.targets(teacher), student
 
     def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, 3, S, S) float in [0, 1] -> anomaly map (B, S, S) and score (B,), float32, higher = more anomalous."""
-        teacher, student = self.features(pictures)
+        return self.judge(*self.features(pictures))
+
+    def judge(self, teacher: Sequence[torch.Tensor], student: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Levels of :meth:`features` -> map (B, S, S) and score (B,)."""
         anomaly, score = self.discrepancy(teacher, student)
         if self.head is None:
             return anomaly, score
@@ -104,8 +115,13 @@ class Detector(nn.Module):
     def discrepancy(
         self, teacher: Sequence[torch.Tensor], student: Sequence[torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Levels -> discrepancy map (B, S, S) and its score (B,), by the one fused operator."""
+        """Levels -> discrepancy map (B, S, S) and its score (B,), by the one fused operator; a memory's distance likewise."""
         config = self.map_config
+        if isinstance(self.student, Memory):
+            distance = self.smooth @ student[0].squeeze(1) @ self.smooth.T
+            return distance, self.score(distance)
+        if config.calibrate_channels:
+            teacher, student = self.weighted(teacher), self.weighted(student)
         anomaly, score = anomaly_map(
             list(teacher),
             list(student),
@@ -118,6 +134,14 @@ class Detector(nn.Module):
         )
         assert anomaly is not None  # return_map is on
         return anomaly, score
+
+    def channel_weights(self) -> list[torch.Tensor]:
+        """(C_k,) a level, set by calibration; only where map.calibrate_channels is on."""
+        return [self.get_buffer(f"channel_weights_{k}") for k in range(len(self.student.channels))]
+
+    def weighted(self, levels: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Every channel times the root of its weight: the cosine becomes sum w t s / sqrt(sum w t^2 sum w s^2)."""
+        return [f * w.sqrt().view(-1, 1, 1).to(f.dtype) for f, w in zip(levels, self.channel_weights())]
 
     @property
     def device(self) -> torch.device:

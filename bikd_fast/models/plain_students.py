@@ -4,6 +4,8 @@
              (DeSTSeg, arXiv 2211.11317).
 ``reverse``  sees the frozen features through a bottleneck (reverse distillation, RD4AD, arXiv 2201.10703).
 ``encoder``  sees the picture; an encoder of the backbone's own shape, no decoder (STPM, arXiv 2103.04257).
+
+Further ones, each in a file of its own: ``dual``, ``relation``, ``inpainting``, and ``bank``, which remembers instead of learning.
 """
 
 from __future__ import annotations
@@ -18,6 +20,30 @@ from bikd_fast.models.blocks import ChannelNorm, Upsample, downsample, stage
 
 def _round8(x: float) -> int:
     return max(8, round(x / 8) * 8)
+
+
+class Student(nn.Module):
+    """What all students share.
+
+    Args:
+        channels: of what it gives, level by level.
+
+    Attributes:
+        reads: ``image``, ``features`` (frozen ones), or ``both``.
+        compares: whether its levels are compared with the teacher's (a memory gives a distance).
+        channels: as above; their number is the number of levels that a map has.
+    """
+
+    reads = "image"
+    compares = True
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.channels = tuple(channels)
+
+    def targets(self, teacher: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The teacher's levels [(B, C_k, H_k, W_k)] as this student is to give them, in the order of its own outputs."""
+        return list(teacher)
 
 
 class Decoder(nn.Module):
@@ -46,22 +72,23 @@ class Decoder(nn.Module):
         return outputs[::-1]
 
 
-class ImageStudent(nn.Module):
+class ImageStudent(Student):
     """Encoder-decoder on the picture: (B, 3, H, W) normalised -> [(B, C_k, H_k, W_k)], finest level first.
 
     Args:
         channels, strides: the teacher's levels, finest first.
         size: multiplies the width of every layer; 1.0 is about 2.5 M parameters for three levels.
+        planes: channels of what it sees.
     """
 
-    reads = "image"
-
-    def __init__(self, channels: Sequence[int], strides: Sequence[int], size: float = 1.0, depth: int = 1) -> None:
-        super().__init__()
+    def __init__(
+        self, channels: Sequence[int], strides: Sequence[int], size: float = 1.0, depth: int = 1, planes: int = 3
+    ) -> None:
+        super().__init__(channels)
         self.strides = tuple(strides)
         encoder_strides = _doubling(min(strides), max(strides))
         widths = _widths(encoder_strides, size)
-        self.stem = _stem(widths[0], encoder_strides[0])
+        self.stem = _stem(widths[0], encoder_strides[0], planes)
         self.encoder = nn.Sequential(*_encoder(widths, depth))
         by_stride = dict(zip(encoder_strides, widths))
         self.decoder = Decoder(widths[-1], channels, [by_stride[s] for s in strides], depth)
@@ -72,13 +99,11 @@ class ImageStudent(nn.Module):
         return self.decoder(self.encoder(self.stem(picture)), sizes)
 
 
-class EncoderStudent(nn.Module):
+class EncoderStudent(Student):
     """Encoder only on the picture: every level is read off on the way down, so fine detail passes."""
 
-    reads = "image"
-
     def __init__(self, channels: Sequence[int], strides: Sequence[int], size: float = 1.0, depth: int = 2) -> None:
-        super().__init__()
+        super().__init__(channels)
         encoder_strides = _doubling(min(strides), max(strides))
         widths = _widths(encoder_strides, size)
         self.stem = _stem(widths[0], encoder_strides[0])
@@ -96,7 +121,7 @@ class EncoderStudent(nn.Module):
         return [head(seen[i]) for head, i in zip(self.heads, self.level_stage)]
 
 
-class ReverseStudent(nn.Module):
+class ReverseStudent(Student):
     """Bottleneck and decoder on the frozen features: [(B, C_k, H_k, W_k)] -> the same shapes.
 
     All levels are brought to the coarsest one by strided convolutions, concatenated and squeezed once more by a factor of two.
@@ -105,7 +130,7 @@ class ReverseStudent(nn.Module):
     reads = "features"
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], size: float = 1.0, depth: int = 1) -> None:
-        super().__init__()
+        super().__init__(channels)
         coarsest = max(strides)
         width = _round8(128 * size)
         self.fuse = nn.ModuleList(_to_stride(c, width, coarsest // s) for c, s in zip(channels, strides))
@@ -138,10 +163,10 @@ def _encoder(widths: Sequence[int], depth: int) -> list[nn.Module]:
     return first + [nn.Sequential(downsample(narrow, wide), stage(wide, depth)) for narrow, wide in zip(widths, widths[1:])]
 
 
-def _stem(width: int, stride: int) -> nn.Module:
-    """Picture -> (B, width, H/stride, W/stride) by stride-2 convolutions."""
+def _stem(width: int, stride: int, planes: int = 3) -> nn.Module:
+    """(B, planes, H, W) -> (B, width, H/stride, W/stride) by stride-2 convolutions."""
     layers: list[nn.Module] = []
-    channels, narrow = 3, max(16, width // 2)
+    channels, narrow = planes, max(16, width // 2)
     while stride > 1:
         out = width if stride == 2 else narrow
         layers += [nn.Conv2d(channels, out, 3, stride=2, padding=1), nn.ReLU(inplace=True)]
@@ -156,6 +181,3 @@ def _to_stride(in_channels: int, width: int, factor: int) -> nn.Module:
         layers += [nn.ReLU(inplace=True), nn.Conv2d(width, width, 3, stride=2, padding=1)]
         factor //= 2
     return nn.Sequential(*layers)
-
-
-STUDENTS: dict[str, type[nn.Module]] = {"image": ImageStudent, "reverse": ReverseStudent, "encoder": EncoderStudent}

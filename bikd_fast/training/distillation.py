@@ -1,4 +1,16 @@
-"""The one module that DeepSpeed trains: adapter and student, and the bidirectional objective over their features."""
+"""The one module that DeepSpeed trains: adapter and student, and the objective over their features.
+
+The objective is the bidirectional one of docs/method.md. The systems it is compared with are settings of it (configs/), each with
+its source:
+
+stpm        frozen teacher, encoder student, clean pictures, D at every position, levels multiplied in the map: Wang, Han, Ding,
+            Huang, "Student-teacher feature pyramid matching for anomaly detection", BMVC 2021 (arXiv 2103.04257).
+rd          bottleneck and decoder on the features, cosine over each flattened level (``over: map``): Deng, Li, "Anomaly detection
+            via reverse distillation from one-class embedding", CVPR 2022 (arXiv 2201.10703); flattened as in its published code.
+denoising   one way (``beta: 0``), the student sees x~ and gives the clean features: Zhang, Li, Li, Huang, Shan, Chen, "DeSTSeg:
+            segmentation guided denoising student-teacher for anomaly detection", CVPR 2023 (arXiv 2211.11317), without its head.
+relation, dual, inpainting, bank    bikd_fast/models/relation.py, dual.py, inpainting.py, memory.py.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +22,8 @@ from torch import nn
 
 from bikd_fast.config import ObjectiveConfig
 from bikd_fast.models.head import SegmentationHead, segmentation_loss
+from bikd_fast.models.inpainting import InpaintingStudent
+from bikd_fast.models.students import Student
 from bikd_fast.models.teacher import Adapter
 
 Levels = list[torch.Tensor]
@@ -22,34 +36,39 @@ class Inputs:
     Attributes:
         clean: [E_k(x)], frozen.
         corrupt: [E_k(x~)], frozen; None where neither the backward direction nor a feature-fed student needs it.
-        nuisance, corrupted: (B, 3, S, S) normalised pictures n(x) and x~ for a student that sees pictures.
+        nuisance, corrupted: (B, 3, S, S) normalised pictures n(x) and x~ for a student that sees pictures; corrupted is None where
+            nothing learns from simulated defects.
         regions: [(B, H_k, W_k) uint8] of :func:`bikd_kernels.region_maps`; None in forward-only steps.
         counts: (L, 2) divisors of the two regions' means, global over ranks.
         share: (B, H_1, W_1) share of each finest position that is simulated defect; None leaves the head untrained.
         share_counts: (2,) divisors of the head's loss, global over ranks.
+        keys: (B,) int64 of each sample's random choices, for a student that makes some.
     """
 
     clean: Levels
     corrupt: Levels | None
     nuisance: torch.Tensor
-    corrupted: torch.Tensor
+    corrupted: torch.Tensor | None
     regions: Levels | None = None
     counts: torch.Tensor | None = None
     share: torch.Tensor | None = None
     share_counts: torch.Tensor | None = None
+    keys: torch.Tensor | None = None
 
 
 class Distillation(nn.Module):
     """Both directions of distillation in one forward pass (one engine: two engines with a joint loss fail at ZeRO 0)."""
 
     def __init__(
-        self, adapter: Adapter | None, student: nn.Module, config: ObjectiveConfig, head: SegmentationHead | None = None
+        self, adapter: Adapter | None, student: Student, config: ObjectiveConfig, head: SegmentationHead | None = None
     ) -> None:
         super().__init__()
         self.adapter, self.student, self.head, self.config = adapter, student, head, config
 
     def forward(self, inputs: Inputs, beta: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Loss with gradient (scalar) and detached terms; ``beta`` = 0 needs neither ``corrupt`` nor ``regions``."""
+        if inputs.corrupted is None:
+            return self._clean_only(inputs)
         student_clean, student_corrupt = self._students(inputs)
         if beta == 0:
             loss, terms = self._forward_only(inputs, student_clean, student_corrupt)
@@ -98,25 +117,39 @@ class Distillation(nn.Module):
 
     def _students(self, inputs: Inputs) -> tuple[Levels, Levels]:
         """S(n(x)) and S(x~) in one pass over a batch of both."""
+        assert inputs.corrupted is not None
         count = inputs.corrupted.shape[0]
         if self.student.reads == "image":
             both = self.student(torch.cat([inputs.nuisance, inputs.corrupted]).contiguous(memory_format=torch.channels_last))
         else:
             assert inputs.corrupt is not None
-            both = self.student(None, [torch.cat([a, b]) for a, b in zip(inputs.clean, inputs.corrupt)])
+            pictures = torch.cat([inputs.nuisance, inputs.corrupted]) if self.student.reads == "both" else None
+            both = self.student(pictures, [torch.cat([a, b]) for a, b in zip(inputs.clean, inputs.corrupt)])
         return [f[:count] for f in both], [f[count:] for f in both]
 
     def _forward_only(self, inputs: Inputs, clean: Levels, corrupt: Levels) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        teacher = self._teacher(inputs.clean)
-        of_corrupt = _distance(teacher, corrupt)
-        of_clean = _distance(teacher, clean)
+        teacher = self.student.targets(self._teacher(inputs.clean))
+        of_corrupt = self._distance(teacher, corrupt)
+        of_clean = self._distance(teacher, clean)
         loss = self.config.forward_corrupt * of_corrupt + self.config.forward_clean * of_clean
         terms = {"forward_corrupt": of_corrupt, "forward_clean": of_clean, "forward": loss}
         return loss, {name: value.detach() for name, value in terms.items()}
 
+    def _clean_only(self, inputs: Inputs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """One student pass over n(x): nothing here knows of simulated defects."""
+        teacher = self._teacher(inputs.clean)
+        if isinstance(self.student, InpaintingStudent):
+            assert inputs.keys is not None
+            restored, hidden = self.student.masked(inputs.nuisance, inputs.keys)
+            distance = self._distance(teacher, restored, hidden)
+        else:
+            pictures = None if self.student.reads == "features" else inputs.nuisance.contiguous(memory_format=torch.channels_last)
+            distance = self._distance(self.student.targets(teacher), self.student(pictures, inputs.clean))
+        loss = self.config.forward_clean * distance
+        return loss, {"forward_clean": distance.detach(), "forward": loss.detach()}
 
-def _distance(teacher: Levels, student: Levels) -> torch.Tensor:
-    """D: mean over batch and positions of 1 - cos, summed over the levels."""
-    distance = cosine_discrepancy(teacher, student, dead="zero")
-    assert isinstance(distance, torch.Tensor)  # a scalar reduction
-    return distance
+    def _distance(self, teacher: Levels, student: Levels, weights: Levels | None = None) -> torch.Tensor:
+        """D: mean over batch and (weighted) positions of 1 - cos, or of whole maps' over the batch; summed over the levels."""
+        distance = cosine_discrepancy(teacher, student, weights=weights, over=self.config.over, dead="zero")
+        assert isinstance(distance, torch.Tensor)  # a scalar reduction
+        return distance

@@ -56,8 +56,13 @@ class Log:
     def due(self, step: int) -> bool:
         return (step + 1) % self.training.log_every == 0 or step + 1 == self.training.steps
 
-    def flush(self, step: int, now: Phase, rate: float) -> None:
-        """Write a line where one is due; every rank has to call. ``rate``: the student's learning rate."""
+    def flush(self, step: int, now: Phase, rate: float, found: dict[str, float] | None = None) -> None:
+        """Write a line where one is due; every rank has to call.
+
+        Args:
+            rate: the student's learning rate.
+            found: what rank 0 saw on held-out pictures.
+        """
         if not self.due(step):
             return
         means = self._means()
@@ -80,6 +85,7 @@ class Log:
             "peak_memory_mb": memory,
             "bad_steps": self.bad_steps,
             "seconds_left": left,
+            **{f"held_out_{name}": value for name, value in (found or {}).items()},
         }
         if self.ranks.first:
             with self.path.open("a") as file:

@@ -22,9 +22,12 @@ from bikd_fast.config import ConfigError, RunConfig, check, save, to_dict
 from bikd_fast.data import Category, Sample, load_images, open_dataset
 from bikd_fast.data.listing import require_pictures
 from bikd_fast.inference.calibration import calibrate
+from bikd_fast.inference.diagnostics import TRAINING
 from bikd_fast.models.detector import FILE_NAME, Detector
 from bikd_fast.training import user_config
+from bikd_fast.training.after import diagnose, record
 from bikd_fast.training.distributed import Ranks
+from bikd_fast.training.remember import remember
 from bikd_fast.training.trainer import Trainer
 
 DONE = "DONE"  # this file, not an exit code, says that a run is finished
@@ -110,12 +113,18 @@ def train_one(config: RunConfig, name: str, categories: Sequence[Category], fold
         _say(ranks, f"skipped {path}: {reason}")
     training, held_out = split(len(kept), config.data.holdout, config.seed)
     _say(ranks, f"{name}: {len(training)} pictures to train on, {len(held_out)} held out, {len(skipped)} skipped")
-    own, names = pictures[training], [str(kept[i].path) for i in training]
-    trainer = Trainer(config, own, names, ranks, folder, fingerprint(config, name, own), foreign_textures(config, ranks))
-    detector = trainer.train()
-    calibrate(detector, pictures[held_out])
+    own, apart, names = pictures[training], pictures[held_out], [str(kept[i].path) for i in training]
+    textures, started = foreign_textures(config, ranks), time.perf_counter()
+    if config.model.student == "bank":
+        begun, detector = 0, remember(config, own, ranks, folder)
+    else:
+        trainer = Trainer(config, own, names, ranks, folder, fingerprint(config, name, own), textures, held_out=apart)
+        begun, detector = trainer.step, trainer.train()
+    calibrate(detector, apart)
+    seconds = time.perf_counter() - started
     detector.about |= {"categories": [c.name for c in categories], "versions": versions(), "seed": config.seed}
     if ranks.first:
+        _write_json(folder / TRAINING, record(begun, seconds, ranks) | {"diagnostics": diagnose(config, detector, apart, textures)})
         detector.save(folder)
     return detector
 

@@ -18,6 +18,7 @@ from bikd_fast.models.detector import Detector
 from bikd_fast.simulation import Simulator
 from bikd_fast.training import checkpoint, user_config
 from bikd_fast.training import engine as engines
+from bikd_fast.training.after import Glance
 from bikd_fast.training.agreement import Agreement
 from bikd_fast.training.bad_steps import BadSteps, TrainingError, guard
 from bikd_fast.training.distillation import Distillation, Inputs
@@ -40,6 +41,7 @@ class Trainer:
         folder: where log.jsonl and checkpoints/ go.
         settings: fingerprint of what the training depends on; only checkpoints that bear it are taken up.
         textures: uint8 (K, 3, S, S) of a texture folder, or None.
+        held_out: uint8 (N, 3, S, S) good pictures that are not trained on; a few of them are looked at where a line is logged.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Trainer:
         folder: Path,
         settings: str = "",
         textures: torch.Tensor | None = None,
+        held_out: torch.Tensor | None = None,
     ) -> None:
         user = user_config.read(config.deepspeed_config)
         training = user_config.settle(config.training, user, ranks.world)
@@ -80,6 +83,7 @@ class Trainer:
         self.log = Log(folder / "log.jsonl", training, ranks, self.step, self.log_label)
         self.log.traffic.attach()
         self.saved = time.monotonic()
+        self.glance = Glance(self.detector, None if self.apart or held_out is None else held_out)
 
     def _with_copies(self, pictures: torch.Tensor, names: list[str]) -> tuple[torch.Tensor, list[str]]:
         found = natural_copies(pictures.to(self.ranks.device), self.detector.backbone)
@@ -149,7 +153,8 @@ class Trainer:
         self._look_back()
         self.bad.remember(self.step, batches)
         self.log.bad_steps = self.bad.count
-        self.log.flush(self.step, now, rate)
+        found = self.glance() if self.ranks.first and self.log.due(self.step) else {}
+        self.log.flush(self.step, now, rate, found)
 
     def _look_back(self) -> None:
         """What became of the step before: name a skipped one, stop after too many."""
@@ -210,16 +215,19 @@ class Trainer:
     def _inputs(self, batch: Batch, now: Phase, pictures: torch.Tensor | None = None) -> Inputs:
         if pictures is None:
             pictures = self.pool.load(batch.index)
-        made = self.simulator(pictures, batch.index.to(self.ranks.device), batch.keys.to(self.ranks.device))
         backbone = self.detector.backbone
         clean = self.pool.clean(batch.index, pictures)
         head = self.detector.head is not None and now.head
-        needs_corrupt = now.backward or head or self.detector.student.reads == "features"
+        learns = now.backward or head or self.config.objective.forward_corrupt > 0  # from simulated defects
+        if not learns and self.config.simulation.nuisance == 0:
+            return Inputs(clean, None, self._lowered(backbone.normalise(pictures)), None, keys=batch.keys)
+        made = self.simulator(pictures, batch.index.to(self.ranks.device), batch.keys.to(self.ranks.device))
+        nuisance = self._lowered(backbone.normalise(made.nuisance))
+        if not learns:
+            return Inputs(clean, None, nuisance, None, keys=batch.keys)
+        needs_corrupt = now.backward or head or self.detector.student.reads != "image"
         corrupt = self.pool.frozen(made.corrupted) if needs_corrupt else None
-        nuisance, corrupted = backbone.normalise(made.nuisance), backbone.normalise(made.corrupted)
-        if self.low is not None:
-            nuisance, corrupted = nuisance.to(self.low), corrupted.to(self.low)
-        inputs = Inputs(clean, corrupt, nuisance, corrupted)
+        inputs = Inputs(clean, corrupt, nuisance, self._lowered(backbone.normalise(made.corrupted)), keys=batch.keys)
         if now.backward:
             inputs.regions = region_maps(made.mask, [(f.shape[-2], f.shape[-1]) for f in clean])
             inputs.counts = self._over_ranks(region_counts(inputs.regions).float())
@@ -228,6 +236,9 @@ class Trainer:
             clear = (inputs.share == 0).sum() + inputs.share.numel()  # the clean pictures count as normal everywhere
             inputs.share_counts = self._over_ranks(torch.stack([clear, (inputs.share >= 0.25).sum()]).float())
         return inputs
+
+    def _lowered(self, pictures: torch.Tensor) -> torch.Tensor:
+        return pictures if self.low is None else pictures.to(self.low)
 
     def _over_ranks(self, counts: torch.Tensor) -> torch.Tensor:
         """Divisors of means over positions: over all ranks, divided by their number because gradients are averaged."""

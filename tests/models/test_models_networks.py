@@ -11,6 +11,7 @@ from bikd_fast.models.students import STUDENTS
 from bikd_fast.models.teacher import Adapter
 
 CHANNELS, STRIDES = (24, 40, 112), (4, 8, 16)
+LEARNING = [name for name in STUDENTS if name != "bank"]
 
 
 def features(batch=2, side=64):
@@ -37,22 +38,23 @@ def test_the_angle_between_teacher_and_backbone_is_bounded(bound):
         assert cosine.min() < 1 - 1e-3  # and it does move
 
 
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize("name", LEARNING)
 @pytest.mark.parametrize("shape", [(64, 64), (96, 64)])
-def test_students_give_the_teachers_shapes(name, shape):
+def test_students_give_the_shapes_of_their_targets(name, shape):
     student = STUDENTS[name](CHANNELS, STRIDES, size=0.125)
     levels = [torch.randn(2, c, shape[0] // s, shape[1] // s) for c, s in zip(CHANNELS, STRIDES)]
-    outputs = student(torch.rand(2, 3, *shape), levels)
-    assert [o.shape for o in outputs] == [f.shape for f in levels]
+    outputs, targets = student(torch.rand(2, 3, *shape), levels), student.targets(levels)
+    assert [o.shape for o in outputs] == [f.shape for f in targets]
+    assert tuple(o.shape[1] for o in outputs) == student.channels
 
 
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize("name", LEARNING)
 def test_size_is_a_parameter(name):
     small, large = (sum(p.numel() for p in STUDENTS[name](CHANNELS, STRIDES, size=s).parameters()) for s in (0.25, 0.5))
     assert 2 < large / small < 5
 
 
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize("name", LEARNING)
 def test_a_picture_does_not_depend_on_its_batch(name):
     """No batch statistics: the same picture alone and among others gives the same features."""
     torch.manual_seed(0)
@@ -68,9 +70,12 @@ def test_a_picture_does_not_depend_on_its_batch(name):
 def test_students_serve_any_levels(strides):
     channels = [8 * (i + 1) for i in range(len(strides))]
     levels = [torch.randn(1, c, 64 // s, 64 // s) for c, s in zip(channels, strides)]
-    for student in STUDENTS.values():
-        outputs = student(channels, strides, size=0.125)(torch.rand(1, 3, 64, 64), levels)
-        assert [o.shape for o in outputs] == [f.shape for f in levels]
+    for name in LEARNING:
+        if name == "relation" and len(strides) < 2:
+            continue
+        student = STUDENTS[name](channels, strides, size=0.125)
+        outputs = student(torch.rand(1, 3, 64, 64), levels)
+        assert [o.shape for o in outputs] == [f.shape for f in student.targets(levels)]
 
 
 @pytest.fixture

@@ -1,0 +1,54 @@
+"""What takes the place of training for a memory (model.student ``bank``): look at every good picture once, keep some positions."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from bikd_fast.config import RunConfig
+from bikd_fast.models.detector import Detector
+from bikd_fast.models.memory import CAPACITY, Memory
+from bikd_fast.training.after import peak_megabytes
+from bikd_fast.training.distributed import Ranks
+from bikd_fast.training.mirrors import natural_copies, with_copies
+
+BATCH = 8
+
+
+@torch.no_grad()
+def remember(config: RunConfig, pictures: torch.Tensor, ranks: Ranks, folder: Path) -> Detector:
+    """A detector that remembers up to :data:`CAPACITY` random positions of uint8 (M, 3, S, S) good pictures, not yet calibrated.
+
+    Which positions is a function of config.seed alone; every rank makes the same detector. Writes one line into log.jsonl.
+    """
+    detector = Detector(config.model, config.map, config.data.image_size)
+    detector.backbone.load(config.model.weights)
+    detector.to(ranks.device).eval()
+    detector.backbone.to(memory_format=torch.channels_last)
+    memory = detector.student
+    assert isinstance(memory, Memory)
+    if config.data.copies:
+        found = natural_copies(pictures.to(ranks.device), detector.backbone)
+        pictures = with_copies(pictures, found)
+    each = (config.data.image_size // memory.stride) ** 2
+    chosen = torch.randperm(len(pictures) * each, generator=torch.Generator().manual_seed(config.seed))[:CAPACITY].sort().values
+    rows, total, squares = [], torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    for start in range(0, len(pictures), BATCH):
+        x = pictures[start : start + BATCH].to(ranks.device).float().div_(255)
+        seen = memory.gather(detector.backbone(x.contiguous(memory_format=torch.channels_last))).flatten(0, 2).cpu()
+        total, squares = total + seen.double().sum(0), squares + seen.double().square().sum(0)
+        first = start * each
+        rows.append(seen[chosen[(chosen >= first) & (chosen < first + len(seen))] - first])
+    count = len(pictures) * each
+    mean = total / count
+    deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
+    device = ranks.device
+    memory.remember(torch.cat(rows).to(device), mean.float().to(device), deviation.float().to(device))
+    if ranks.first:
+        line = {"step": 1, "phase": "remember", "pictures": len(pictures), "positions": len(chosen)}
+        (folder / "log.jsonl").write_text(json.dumps(line | {"peak_memory_mb": peak_megabytes(ranks)}) + "\n")
+        print(f"  remembered {len(chosen)} positions of {len(pictures)} pictures", file=sys.stderr, flush=True)
+    return detector
