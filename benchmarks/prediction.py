@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a folder of pictures; default those the run was measured on")
     parser.add_argument("--pictures", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=RESULTS / "prediction.csv")
     options = parser.parse_args()
     detector = load_detector(options.run, options.category)
     folder = find_detector(options.run, options.category)
@@ -121,7 +122,7 @@ def main() -> None:
     ]
     first = {"case": "first", "first_result_s": round(statistics.median(starts), 2)}
     rows.append({**first, **rest, "pictures": 1, **environment(detector.device.type)})
-    append(RESULTS / "prediction.csv", rows, COLUMNS)
+    append(options.out, rows, COLUMNS)
     for row in rows:
         print({key: row[key] for key in COLUMNS[:6] if key in row})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +65,15 @@ def square(image: Any, size: int) -> torch.Tensor:
     return planes if planes.shape[-2:] == (size, size) else fit(planes, size)
 
 
+def together(squares: Sequence[torch.Tensor]) -> torch.Tensor:
+    """(B, 3, S, S), channels_last, of squares (3, S, S) of one dtype; decoded pictures lie in that order already."""
+    return torch.stack([square.permute(1, 2, 0) for square in squares]).permute(0, 3, 1, 2)
+
+
 def unit(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
     """(B, 3, S, S) uint8 or float in [0, 1] -> float32 in [0, 1] on the device, channels_last as the networks like it."""
-    x = batch.to(device)
-    x = x.float().div_(255) if x.dtype == torch.uint8 else x.float()
-    return x.contiguous(memory_format=torch.channels_last)
+    x = batch.to(device).contiguous(memory_format=torch.channels_last)
+    return x.float().div_(255) if x.dtype == torch.uint8 else x.float()  # x / 255 takes five times as long
 
 
 def _as_tensor(array: np.ndarray) -> torch.Tensor:

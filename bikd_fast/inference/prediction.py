@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bikd_fast.inference.inputs import each, square, unit
+from bikd_fast.inference.inputs import each, square, together, unit
 from bikd_fast.inference.pipeline import in_batches
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def run_batches(detector: Detector, squares: list[torch.Tensor]) -> Iterator[tup
     for stop in range(1, len(squares) + 1):
         if stop < len(squares) and squares[stop].dtype == squares[start].dtype:
             continue
-        anomaly, score = detector(unit(torch.stack(squares[start:stop]), detector.device))
+        anomaly, score = detector(unit(together(squares[start:stop]), detector.device))
         yield anomaly.cpu(), score.cpu()
         start = stop
 

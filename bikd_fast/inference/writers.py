@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import threading
@@ -134,11 +135,11 @@ class Writers:
         if "heatmaps" in self.kinds and result.shown is not None:
             low, high = self.colours
             drawn = draw_overlay(result.shown, anomaly, threshold=self.pixel_threshold, low=low, high=high)
-            Image.fromarray(drawn).save(self._place("heatmaps", stem), quality=90)
+            _save(drawn, self._place("heatmaps", stem), "JPEG", quality=90)
         if "masks" in self.kinds:
             height, width = result.size
             large = resize_map(anomaly, width, height) >= np.float32(self.pixel_threshold)
-            Image.fromarray(large.astype(np.uint8) * 255).save(self._place("masks", stem), compress_level=1)
+            _save(large.astype(np.uint8) * 255, self._place("masks", stem), "PNG", compress_level=1)
 
     def _place(self, kind: str, stem: str) -> Path:
         path = self.folder / kind / f"{stem}{_SUFFIX[kind]}"
@@ -166,6 +167,13 @@ class Writers:
 
 
 _SUFFIX = {"heatmaps": ".jpg", "masks": ".png"}
+
+
+def _save(picture: np.ndarray, path: Path, kind: str, **options: Any) -> None:
+    """Encoded in memory and written at once: Pillow takes twice as long to encode into a file."""
+    encoded = io.BytesIO()
+    Image.fromarray(picture).save(encoded, kind, **options)
+    path.write_bytes(encoded.getbuffer())
 
 
 def _finished(future: Future[None]) -> bool:

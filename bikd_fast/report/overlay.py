@@ -6,6 +6,7 @@ from PIL import Image
 from bikd_fast.report.colormap import HEAT
 
 _STRONGEST = 0.8  # opacity of the hottest colour: the picture stays visible underneath
+_ALPHA = (_STRONGEST * np.linspace(0, 1, 256) * (2 - np.linspace(0, 1, 256))).astype(np.float32)  # of each heat
 
 
 def draw_overlay(
@@ -21,9 +22,7 @@ def draw_overlay(
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
         raise ValueError(f"picture must be uint8 (H, W, 3), found {picture.dtype} {picture.shape}")
     large = resize_map(map, picture.shape[1], picture.shape[0])
-    colour, alpha = heat_layer(large, low=low, high=high)
-    drawn = picture + (colour.astype(np.float32) - picture) * alpha[..., None]
-    out = np.round(drawn).clip(0, 255).astype(np.uint8)
+    out = _blended(picture, _heat(large, low, high))
     if threshold is not None and not np.isnan(threshold):
         _draw_outline(out, large >= threshold)
     return out
@@ -42,10 +41,26 @@ def resize_map(map: np.ndarray, width: int, height: int) -> np.ndarray:
 
 def heat_layer(map: np.ndarray, *, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
     """Colour uint8 (H, W, 3) and opacity float32 (H, W) in [0, 1] of a map (H, W); transparent at and below low."""
+    heat = _heat(map, low, high)
+    return HEAT[heat], _ALPHA[heat]
+
+
+def _heat(map: np.ndarray, low: float, high: float) -> np.ndarray:
+    """uint8 (H, W): 0 at low and below, 255 at high and above."""
     if not low < high:
         raise ValueError(f"low must be below high, found low={low}, high={high}")
-    heat = ((map.astype(np.float32) - low) / (high - low)).clip(0, 1)
-    return HEAT[np.round(heat * 255).astype(np.uint8)], _STRONGEST * heat * (2 - heat)
+    heat = np.clip(map.astype(np.float32), np.float32(low), np.float32(high))
+    heat -= np.float32(low)
+    heat *= np.float32(255 / (high - low))
+    return np.rint(heat, out=heat).astype(np.uint8)
+
+
+def _blended(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """The picture under the colours of heat, in Pillow's 8-bit arithmetic: a third of the time of floats, two levels off at most."""
+    layer = Image.fromarray(heat)
+    mask = layer.point(np.rint(255 * _ALPHA).astype(np.uint8).tolist())
+    layer.putpalette(HEAT.tobytes())
+    return np.array(Image.composite(layer.convert("RGB"), Image.fromarray(picture), mask))
 
 
 def heat_range(maps: np.ndarray, labels: np.ndarray, threshold: float | None = None) -> tuple[float, float]:

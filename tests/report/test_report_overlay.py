@@ -87,3 +87,13 @@ def test_outlines_follow_regions_and_keep_thin_ones():
     assert map_outline(hot_corner(), (60, 40), 2.0) == ""
     assert map_outline(hot_corner(), (60, 40), float("nan")) == ""
     assert map_outline(hot_corner(), (60, 40), 0.5).startswith("M")
+
+
+def test_eight_bit_blending_stays_within_two_levels_of_floats():
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    map = rng.uniform(-0.2, 1.2, (40, 60)).astype(np.float32)
+    heat = map.clip(0, 1).astype(np.float64)
+    colour, alpha = HEAT[np.round(255 * heat).astype(int)].astype(float), (0.8 * heat * (2 - heat))[..., None]
+    exact = picture + (colour - picture) * alpha
+    assert np.abs(draw_overlay(picture, map, low=0.0, high=1.0) - exact).max() <= 2.5
