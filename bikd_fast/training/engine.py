@@ -139,6 +139,10 @@ def whole_gradients(engine) -> list[torch.Tensor]:
     """Averaged gradients that this rank holds whole: all of them at ZeRO 0, none at the stages that partition them."""
     if engine.zero_optimization_stage() > 0:
         return []  # DeepSpeed looks at the norm itself there and skips
+    for parameter in engine.module.parameters():
+        if parameter.requires_grad and parameter.grad is None:
+            # what DeepSpeed's reduction does on several ranks, and every ZeRO stage: the optimizer counts the same steps on one
+            parameter.grad = torch.zeros_like(parameter)
     return [p.grad for p in engine.module.parameters() if p.grad is not None]
 
 

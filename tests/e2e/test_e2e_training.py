@@ -7,8 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny import TINY
+
+from bikd_fast.inference.run import evaluate_run
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]
@@ -39,13 +42,24 @@ def launch(ranks):
 
 
 def test_two_ranks_see_what_one_sees(tiny_mvtec, tmp_path):
-    """2 processes with batch 8 each and 1 process with batch 16: the same loss to 1e-5 over 20 steps in fp32."""
+    """2 processes with batch 8 each and 1 process with batch 16: the same loss to 1e-5 over 20 steps in fp32.
+
+    And the two measure their detector together as one process does, to the last bit.
+    """
     extra = ("--training.batch_size", 16, "--training.forward_only", 0.1)
     call(*launch(2), *options(tiny_mvtec, tmp_path / "two", *extra, steps=20))
     call(*launch(1), *options(tiny_mvtec, tmp_path / "one", *extra, steps=20))
     two, one = losses(tmp_path / "two"), losses(tmp_path / "one")
     assert len(one) == len(two) == 20 and len(set(one)) == 20
     assert all(math.isclose(a, b, rel_tol=1e-5) for a, b in zip(one, two)), list(zip(one, two))
+    run = tmp_path / "two"
+    shared, kept = (run / "metrics.json").read_text(), np.load(run / "predictions.npz")
+    kept = {name: kept[name] for name in kept.files}
+    assert len(list((run / "heatmaps").glob("*.jpg"))) == len(kept["score"]) == 6
+    evaluate_run(run, report=False)
+    alone = np.load(run / "predictions.npz")
+    assert (run / "metrics.json").read_text() == shared
+    assert all(np.array_equal(kept[name], alone[name], equal_nan=kept[name].dtype.kind == "f") for name in alone.files)
 
 
 def test_plain_python_trains_measures_and_reports(tiny_mvtec, tmp_path):
