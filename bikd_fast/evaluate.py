@@ -15,11 +15,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bikd evaluate", description="Measure the detectors of a run on its labelled pictures.")
     parser.add_argument("run", type=Path, help="a run folder")
     parser.add_argument("--no-report", action="store_true", help="do not write report.html")
+    parser.add_argument("--aupimo", action="store_true", help="also measure AUPIMO: recall at 1e-5 to 1e-4 false positives a pixel")
     options = parser.parse_args(arguments)
 
     from bikd_fast.inference.run import evaluate_run
 
-    evaluate_run(options.run, report=not options.no_report)
+    evaluate_run(options.run, report=not options.no_report, aupimo=options.aupimo)
     return 0
 
 

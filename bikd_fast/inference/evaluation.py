@@ -32,7 +32,7 @@ TRAINING = "training.json"  # what a training left beside its detector: seconds,
 
 
 def evaluate_category(
-    detector: Detector, category: Category, data: DataConfig, folder: Path, share: Share = ALONE
+    detector: Detector, category: Category, data: DataConfig, folder: Path, share: Share = ALONE, aupimo: bool = False
 ) -> dict[str, Any]:
     """Metrics of one category; writes ``predictions.npz`` and ``heatmaps/`` into ``folder``.
 
@@ -62,6 +62,7 @@ def evaluate_category(
         labels=[s.label for s in samples],
         kinds=[s.kind for s in samples],
         curves=200,
+        aupimo=aupimo and measured,
         indices=places.tolist(),
         threads=torch.get_num_threads(),
         group=share.group,

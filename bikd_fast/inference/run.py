@@ -23,6 +23,7 @@ from bikd_fast.report.table import metrics_table
 def evaluate_run(
     run: Path,
     report: bool = True,
+    aupimo: bool = False,
     share: Share = ALONE,
     place: int = 0,
     places: int = 1,
@@ -33,6 +34,7 @@ def evaluate_run(
     Several processes may do so together; every one has to call, and the numbers are those of one process to the bit.
 
     Args:
+        aupimo: also measure AUPIMO (docs/metrics.md) where there are masks.
         share: this process among those that measure one detector together, each its own pictures.
         place, places: or which of how many that measure a detector each, side by side.
         meet: waits until all of those have come here.
@@ -63,7 +65,7 @@ def evaluate_run(
         folder = run if single else run / category.name
         folder.mkdir(exist_ok=True)
         detector = shared if shared is not None else Detector.load(folder, device)
-        results[category.name] = evaluate_category(detector, category, config.data, folder, share)
+        results[category.name] = evaluate_category(detector, category, config.data, folder, share, aupimo)
         results[category.name]["training"] = of_training(run if one else folder)
     if places > 1:
         results = _together(run, results, place, places, leads, meet)
