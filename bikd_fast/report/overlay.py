@@ -56,7 +56,7 @@ def _heat(map: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _blended(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """The picture under the colours of heat, in Pillow's 8-bit arithmetic: a third of the time of floats, two levels off at most."""
+    """The picture under the colours of heat. 8-bit arithmetic: a third of the time of floats, two levels off at most."""
     layer = Image.fromarray(heat)
     mask = layer.point(np.rint(255 * _ALPHA).astype(np.uint8).tolist())
     layer.putpalette(HEAT.tobytes())

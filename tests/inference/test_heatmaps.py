@@ -21,8 +21,9 @@ def test_names_are_plain_where_they_can_be_and_never_the_same():
     assert heatmap_names([sample("x/a.png"), sample("x/b.png"), sample("x/a.png", "hole")]) == [
         "good_a.jpg", "good_b.jpg", "hole_a.jpg",
     ]  # fmt: skip
-    assert heatmap_names([sample("a.png"), sample("a.jpg"), sample("A.bmp")]) == ["good_a.png.jpg", "good_a.jpg.jpg", "good_A.bmp.jpg"]
-    hard = [sample("x/a.png"), sample("y/a.png"), sample("a.png-2.png"), sample("b.png"), sample("B.PNG"), sample("b.png", "good_b")]
+    alike = [sample("a.png"), sample("a.jpg"), sample("A.bmp")]
+    assert heatmap_names(alike) == ["good_a.png.jpg", "good_a.jpg.jpg", "good_A.bmp.jpg"]
+    hard = [sample(name) for name in ("x/a.png", "y/a.png", "a.png-2.png", "b.png", "B.PNG")] + [sample("b.png", "good_b")]
     names = heatmap_names(hard)
     assert len({name.lower() for name in names}) == len(hard)
     assert names == heatmap_names(hard)
