@@ -4,7 +4,7 @@
     python benchmarks/serving.py RUN --memory [--requests 10000]
 
 --memory asks only whether memory stays flat: small pictures of several formats, a third of them with a heat map asked for, and
-among them uploads that have to be refused. The resident memory is sampled along the way; one row goes to results/serving_memory.csv.
+among them uploads that have to be refused. Resident memory is sampled along the way; one row goes to results/serving_memory.csv.
 
 The service is a process of its own; the clients share this one and the machine's cores with it, so the figures are a lower
 bound of what it can do alone. Pictures are those that the run was measured on, sent as files.
