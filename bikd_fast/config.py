@@ -17,17 +17,20 @@ class DataConfig:
     """The pictures.
 
     Args:
-        format: layout of ``root``: the embedded textures, MVTec AD, VisA, BTAD, or a plain folder (docs/data.md).
+        format: layout of ``root``: the embedded textures, MVTec AD, VisA, BTAD, a plain folder, or tar shards (docs/data.md).
         root: folder of the data set; for ``textures`` the cache folder they are written to.
         category: names of categories, or ``all``.
         image_size: side of the square that pictures are resized to, in pixels; a multiple of 32.
         on_bad_image: ``error`` stops at the first unreadable picture, ``skip`` leaves it out and counts it.
         textures: folder of foreign pictures (DTD, say) whose content simulated defects may take; none by default.
         copies: learn from mirrored and turned copies as well, where the training set itself shows that they are natural.
-        holdout: share of the training pictures kept back for the threshold and the level weights.
+        holdout: share of the training pictures kept back for the threshold and the level weights; 2,048 pictures at most.
+        cache_gb: memory the training pictures of one detector may take, in GB, all ranks of a machine together; larger sets are
+            read while training, through a file that fills as it goes. 0 is a quarter of the machine's memory.
+        cache_dir: folder of that file, best on a disk of each machine's own; default the user's cache folder.
     """
 
-    format: Literal["textures", "mvtec", "visa", "btad", "folder"] = "textures"
+    format: Literal["textures", "mvtec", "visa", "btad", "folder", "shards"] = "textures"
     root: str | None = None
     category: list[str] = field(default_factory=lambda: ["all"])
     image_size: int = 256
@@ -35,6 +38,8 @@ class DataConfig:
     textures: str | None = None
     copies: bool = True
     holdout: float = 0.15
+    cache_gb: float = 0.0
+    cache_dir: str | None = None
 
 
 @dataclass
@@ -220,6 +225,8 @@ def check(config: RunConfig) -> None:
     _within("objective.margin", objective.margin, 0, 2)
     _within("model.bound", config.model.bound, 0, 1)
     _within("data.holdout", config.data.holdout, 0, 0.9)
+    if config.data.cache_gb < 0:
+        raise ConfigError(f"data.cache_gb: {config.data.cache_gb} is negative.")
     for key, value in (
         ("training.log_every", training.log_every),
         ("training.keep_checkpoints", training.keep_checkpoints),

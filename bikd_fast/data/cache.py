@@ -3,6 +3,7 @@
 Two plain files a set, named by a hash of what they were made from: pictures-KEY.npy (uint8) and pictures-KEY.json (the
 pictures left out). Delete them at any time; nothing else refers to them."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ import numpy as np
 from bikd_fast.data.errors import DataError
 from bikd_fast.data.lock import alone
 from bikd_fast.data.samples import Sample
+from bikd_fast.data.shards import read_member, size_of, split_member
 
 _LAYOUT = 1  # raise it when decoding or resizing changes what a picture becomes
 
@@ -24,17 +26,41 @@ def picture_key(samples: Sequence[Sample], size: int, on_bad_image: str) -> str:
 
     Raises DataError if a picture can't be looked at and on_bad_image is "error"."""
     digest = hashlib.sha256(f"{_LAYOUT} {size} {on_bad_image}".encode())
+    folders: dict[Path, Path] = {}  # resolving one is slow, and a set has few
     for sample in samples:
         for path in (sample.path, sample.mask_path if on_bad_image == "skip" else None):
-            digest.update(f"\n{path and path.resolve()}".encode())
             if path is None:
                 continue
+            inside = split_member(path)
+            file = path if inside is None else inside[0]
+            if file.parent not in folders:
+                folders[file.parent] = file.parent.resolve()
+            digest.update(f"\n{folders[file.parent] / path.relative_to(file.parent)}".encode())
             try:
-                status = path.stat()
+                status = file.stat()
                 digest.update(f" {status.st_size} {status.st_mtime_ns}".encode())
             except OSError as error:
                 if on_bad_image == "error":
                     raise DataError(f"{path}: {error.strerror}. Was it moved after the data set was opened?") from None
+    return digest.hexdigest()[:24]
+
+
+def identity(samples: Sequence[Sample], most: int = 256 * 2**20) -> str:
+    """A hash of what pictures are, wherever they lie: names, bytes each, and the contents of files spread evenly over the set.
+
+    most: bytes of contents that are read; a set of fewer is read whole, so that no change of it goes unseen."""
+    digest, sizes = hashlib.sha256(), []
+    for sample in samples:
+        try:
+            sizes.append(size_of(sample.path))
+        except OSError:  # whoever reads it says so
+            sizes.append(-1)
+        digest.update(f"{sample.path.name} {sizes[-1]}\n".encode())
+    step = max(1, -(-sum(sizes) // most))
+    for sample in samples[::step]:
+        with contextlib.suppress(OSError):
+            inside = None if sample.path.exists() else split_member(sample.path)
+            digest.update(sample.path.read_bytes() if inside is None else read_member(*inside))
     return digest.hexdigest()[:24]
 
 

@@ -10,15 +10,16 @@ from bikd_fast.data.errors import DataError
 from bikd_fast.data.folder import find_folder, read_folder
 from bikd_fast.data.mvtec import find_mvtec, read_mvtec
 from bikd_fast.data.samples import GOOD, Category
+from bikd_fast.data.shards import find_shards, read_shards
 from bikd_fast.data.visa import find_visa, read_visa
 
-FORMATS = ("textures", "mvtec", "visa", "btad", "folder")
+FORMATS = ("textures", "mvtec", "visa", "btad", "folder", "shards")
 
 
 def open_dataset(format: str, root: Path | None, categories: Sequence[str] | str = "all") -> list[Category]:
     """The wanted categories of a data set, without reading a pixel.
 
-    format: textures (embedded; root is the folder to keep it in, None for the user's cache), mvtec, visa, btad, folder.
+    format: textures (embedded; root is the folder to keep it in, None for the user's cache), mvtec, visa, btad, folder, shards.
     categories: "all", or names; their order is kept. docs/data.md shows each layout.
     Raises DataError for an unknown format or category, a missing folder, or a layout that does not fit."""
     if isinstance(categories, str):
@@ -45,6 +46,8 @@ def _readers(format: str, root: Path | None) -> dict[str, Callable[[], Category]
         raise DataError(f"{root}: no such folder. Check --data.root.")
     if format == "visa":
         return {name: partial(read_visa, root, name, rows) for name, rows in find_visa(root).items()}
+    if format == "shards":
+        return {name: partial(read_shards, name, folder) for name, folder in find_shards(root).items()}
     if format == "folder":
         return {name: partial(read_folder, name, folder) for name, folder in find_folder(root).items()}
     good = "ok" if format == "btad" else GOOD

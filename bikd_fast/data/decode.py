@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from bikd_fast.data.errors import DataError
+from bikd_fast.data.shards import opened, size_of
 
 MAX_PIXELS = 89_478_485  # Pillow's own bound: a quarter of a GiB as 24-bit RGB
 _EXIF_ORIENTATION = 0x0112
@@ -20,7 +21,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """The picture of a file, its pixels not yet read; whatever goes wrong inside the block becomes one DataError."""
     path = Path(path)
     try:
-        with Image.open(path) as picture:
+        with Image.open(opened(path)) as picture:
             width, height = picture.size
             if width * height > MAX_PIXELS:
                 raise DataError(_too_large(path, f"{width} x {height} pixels"))
@@ -34,7 +35,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:
         raise DataError(_too_large(path, str(error))) from None
     except UnidentifiedImageError:
-        size = path.stat().st_size
+        size = size_of(path)
         found = "the file is empty" if size == 0 else f"its {size} bytes are no picture format that Pillow reads"
         raise DataError(f"{path}: {found}. Replace or remove the file.") from None
     except Exception as error:  # damaged files raise OSError, SyntaxError, struct.error, zlib.error ... by format

@@ -60,6 +60,15 @@ def make_sources(pool: Tensor, textures: Tensor | None, shares: SourceShares) ->
     return Sources(pool, textures if texture else None, (picture / total, (picture + texture) / total))
 
 
+def _other(index: Tensor, u: Tensor, count: int) -> Tensor:
+    return (index + 1 + (u * (count - 1)).long()) % count
+
+
+def foreign_rows(index: Tensor, keys: Tensor, count: int) -> Tensor:
+    """(B,) int64: which of ``count`` pictures the samples index (B,) with keys (B,) take foreign content from, if they do."""
+    return _other(index, uniform(keys, 2, stream=4)[:, 1], count)
+
+
 def _colors(images_low: Tensor, object_grid: Tensor | None, draw: Draw, outline: Outline, u: Tensor) -> Tensor:
     """Flat colours (B, 3): the surroundings' or the background's, mixed with a drawn one."""
     b, _, grid, _ = images_low.shape
@@ -91,15 +100,20 @@ def draw_fill(
     images_low: Tensor,
     object_grid: Tensor | None,
     sources: Sources,
+    brought: bool = False,
 ) -> Fill:
-    """Content parameters of a batch. index: (B,) the pictures' rows in the pool; place: y, x (B, 1) elsewhere."""
+    """Content parameters of a batch. index: (B,) the pictures' rows in the pool; place: y, x (B, 1) elsewhere.
+
+    brought: sources.pool holds the foreign picture of each sample of the batch, one a row, instead of the pool."""
     u = uniform(keys, 16, stream=4)
     foreign = draw.on("foreign")
     shuffled = foreign & (u[:, :1] >= sources.ends[1])
     textured = foreign & ~shuffled & (u[:, :1] >= sources.ends[0])
     foreign = foreign & ~shuffled
-    pictures = len(sources.pool)
-    other = (index.unsqueeze(1) + 1 + (u[:, 1:2] * (pictures - 1)).long()) % pictures
+    if brought:
+        other = torch.arange(len(index), device=index.device).unsqueeze(1)
+    else:
+        other = _other(index.unsqueeze(1), u[:, 1:2], len(sources.pool))
     if sources.textures is not None:
         other = torch.where(textured, (u[:, 1:2] * len(sources.textures)).long(), other)
     order = uniform(keys, SHUFFLE_GRID**2, stream=5).argsort(dim=1)

@@ -19,6 +19,7 @@ SOLID_SHARE = 0.35  # of the object's blocks have nothing but object around them
 AREA_DEVIATION = 0.3  # at most this standard deviation of the area, relative to its mean
 STABLE_SHARE = 0.9  # of the pictures must pass
 CHUNK = 64
+SAMPLE = 256  # pictures of a set that are looked at to decide
 
 
 def _fill(candidate: Tensor) -> Tensor:
@@ -59,24 +60,43 @@ def _objects(small: Tensor) -> Tensor:
 
 def estimate_foreground(pool: Tensor) -> Tensor | None:
     """Object masks (M, S, S) bool of training pictures (M, 3, S, S) uint8, or None if not to be believed."""
-    size = pool.shape[-1]
-    grids = []
-    for part in pool.split(CHUNK):
-        grids.append(_objects(F.avg_pool2d(part.float() / 255, BLOCK)))
-    grid = torch.cat(grids)
-    area = grid.flatten(1).float().mean(1)
-    rim = torch.cat((grid[:, 0], grid[:, -1], grid[:, :, 0], grid[:, :, -1]), dim=1).float().mean(1)
-    core = (-F.max_pool2d(-grid.float().unsqueeze(1), 3, stride=1, padding=1)).flatten(1).mean(1)
-    good = (area > AREA[0]) & (area < AREA[1]) & (rim < BORDER_SHARE * area) & (core > SOLID_SHARE * area)
+    return object_masks(pool) if believed(pool[evenly(len(pool))]) else None
+
+
+def evenly(count: int) -> Tensor:
+    """Positions (int64) of up to :data:`SAMPLE` pictures of a set, spread evenly over it."""
+    return torch.linspace(0, count - 1, min(count, SAMPLE)).long()
+
+
+def believed(some: Tensor) -> bool:
+    """Whether object masks are to be believed in a set of which these are pictures, (N, 3, S, S) uint8."""
+    _, area, good = _found(some)
     stable = area.std(correction=0) <= AREA_DEVIATION * area.mean()
-    if not bool(stable) or float(good.float().mean()) < STABLE_SHARE:
-        return None
+    return bool(stable) and float(good.float().mean()) >= STABLE_SHARE
+
+
+def object_masks(pictures: Tensor) -> Tensor:
+    """(N, S, S) bool of (N, 3, S, S) pictures, uint8 or float in 0..1, each by itself."""
+    size = pictures.shape[-1]
+    grid, _, good = _found(pictures)
     grid = torch.where(good.view(-1, 1, 1), grid, True)  # a picture that fails alone is used whole
     masks = [
         F.interpolate(g.float().unsqueeze(1), size=(size, size), mode="bilinear", align_corners=False).squeeze(1) > 0.5
         for g in grid.split(CHUNK)
     ]
     return torch.cat(masks)
+
+
+def _found(pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Object grids (N, h, h), their areas (N,) and whether each can be believed (N,) bool."""
+    grids = []
+    for part in pictures.split(CHUNK):
+        grids.append(_objects(F.avg_pool2d(part if part.is_floating_point() else part.float() / 255, BLOCK)))
+    grid = torch.cat(grids)
+    area = grid.flatten(1).float().mean(1)
+    rim = torch.cat((grid[:, 0], grid[:, -1], grid[:, :, 0], grid[:, :, -1]), dim=1).float().mean(1)
+    core = (-F.max_pool2d(-grid.float().unsqueeze(1), 3, stride=1, padding=1)).flatten(1).mean(1)
+    return grid, area, (area > AREA[0]) & (area < AREA[1]) & (rim < BORDER_SHARE * area) & (core > SOLID_SHARE * area)
 
 
 def object_grids(foreground: Tensor) -> Tensor:

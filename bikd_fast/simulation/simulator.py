@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .config import SimulationConfig
 from .content import draw_fill, make_sources, make_visible, render
-from .foreground import draw_places, estimate_foreground, object_grids, seats
+from .foreground import believed, draw_places, estimate_foreground, object_grids, object_masks, seats
 from .kinds import KINDS, NAMES, draw_kinds, kind_tables
 from .masks import CELL, block_means, draw_outlines, gradient_bank, pixel_depth, pixels_inside, rows_of
 from .nuisance import add_nuisance, noise_bank
@@ -49,6 +49,8 @@ class Simulator:
     pool: (M, 3, S, S) uint8 training pictures, S a multiple of 16. foreground: (M, S, S) bool object masks of the pool;
     None finds them if config.foreground asks for them (and uses the whole picture where none can be believed).
     textures: (K, 3, S, S) uint8 foreign pictures. All on the device where batches will be.
+    count: of a set too large to be held; then pool holds some of its pictures, those at foreground.evenly(count), and every call
+    brings the foreign pictures it needs, those at foreign_rows(index, keys, count). What comes out is the same.
     Raises ValueError for tensors that do not fit.
     """
 
@@ -60,6 +62,7 @@ class Simulator:
         pool: Tensor,
         foreground: Tensor | None = None,
         textures: Tensor | None = None,
+        count: int | None = None,
     ) -> None:
         for name, x in (("pool", pool), ("textures", textures)):
             if x is not None and (x.dim() != 4 or x.dtype != torch.uint8 or x.shape[1:] != (3, x.shape[2], x.shape[2])):
@@ -79,9 +82,10 @@ class Simulator:
         self.compact = not pool.is_cuda  # compute only pixels inside outlines: asking how many stalls a GPU
         if not config.foreground:
             foreground = None
-        elif foreground is None:
+        elif foreground is None and count is None:
             foreground = estimate_foreground(pool)
         self.foreground = foreground
+        self.each_time = count is not None and config.foreground and believed(pool)  # masks are found batch by batch
         self._object_grids = None if foreground is None else object_grids(foreground)
         self._seats = None if self._object_grids is None else seats(self._object_grids)
         self._sources = make_sources(pool.contiguous(), textures, config.sources)
@@ -91,11 +95,12 @@ class Simulator:
         self._numbers = Table({0: len(NAMES) + 1, 1: 3, 2: 2, 4: 16, 5: 64, 6: 6, 7: 3, 8: 3}, pool.device)
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, index: Tensor, keys: Tensor) -> Simulated:
+    def __call__(self, images: Tensor, index: Tensor, keys: Tensor, others: Tensor | None = None) -> Simulated:
         """Corrupt a batch: images (B, 3, S, S) float32 in 0..1 that are rows index (B,) of the pool, keys (B,) int64.
 
-        Every sample gets one defect. Every number drawn is a function of the sample's key alone, so a sample comes out
-        the same in any batch. With clean-up, corrupted equals images wherever mask is False.
+        others: (B, 3, S, S) uint8, the foreign pictures, of a simulator with a count. Every sample gets one defect. Every number
+        drawn is a function of the sample's key alone, so a sample comes out the same in any batch. With clean-up, corrupted equals
+        images wherever mask is False.
         """
         if images.shape[1:] != (3, self.size, self.size) or len(index) != len(images) or len(keys) != len(images):
             raise ValueError(
@@ -104,7 +109,7 @@ class Simulator:
             )
         images = images.contiguous()
         numbers = Numbers(keys, self._numbers)
-        drawn = self._draw(images, index, numbers)
+        drawn = self._draw(images, index, numbers, others)
         if self.config.cleanup and self.compact:
             corrupted, mask = simulate_at(images, drawn.where, drawn.plane, drawn.shown, drawn.content, drawn.alpha)
         elif self.config.cleanup:
@@ -118,15 +123,21 @@ class Simulator:
         nuisance = images if self._noise is None else add_nuisance(images, numbers, self.config.nuisance, self._noise)
         return Simulated(corrupted, mask, nuisance, drawn.kind)
 
-    def _draw(self, images: Tensor, index: Tensor, numbers: Numbers) -> Drawn:
+    def _draw(self, images: Tensor, index: Tensor, numbers: Numbers, others: Tensor | None = None) -> Drawn:
         config, size, b = self.config, self.size, len(images)
+        sources = self._sources if others is None else self._sources._replace(pool=others.contiguous())
         draw = draw_kinds(numbers, self._tables)
+        foreground, rows = self.foreground, index
         grids = None if self._object_grids is None else self._object_grids[index]
         cumulative = None if self._seats is None else self._seats[index]
+        if self.each_time:
+            foreground, rows = object_masks(images), torch.arange(b, device=images.device)
+            grids = object_grids(foreground)
+            cumulative = seats(grids)
         center, elsewhere = draw_places(numbers, 7, cumulative, size), draw_places(numbers, 8, cumulative, size)
         outline = draw_outlines(numbers, draw, config.coverage, config.scale, center, grids, size, self._gradients)
         images_low = block_means(images)
-        fill = draw_fill(numbers, draw, index, outline, elsewhere, images_low, grids, self._sources)
+        fill = draw_fill(numbers, draw, index, outline, elsewhere, images_low, grids, sources, others is not None)
         low, high = config.opacity
         opacity = low + draw["opacity"] * (high - low)
         low, high = config.feather
@@ -137,11 +148,11 @@ class Simulator:
         of_block = rows_of(outline, pixels.sample)
         depth = pixel_depth(of_block, pixels)
         plane = pixels.sample.unsqueeze(1) * (size * size) + pixels.flat
-        if self.foreground is not None:
-            on_object = self.foreground.view(-1)[index[pixels.sample].unsqueeze(1) * (size * size) + pixels.flat]
+        if foreground is not None:
+            on_object = foreground.view(-1)[rows[pixels.sample].unsqueeze(1) * (size * size) + pixels.flat]
             depth = torch.where(on_object, depth, -1.0)
         of_fill = rows_of(fill, pixels.sample)
-        content = render(images, images_low, self._sources, of_fill, of_block, pixels, depth, self.compact)
+        content = render(images, images_low, sources, of_fill, of_block, pixels, depth, self.compact)
         channel = torch.arange(3, device=images.device).view(3, 1, 1) * (size * size)
         where = plane + pixels.sample.unsqueeze(1) * (2 * size * size) + channel
         shown = images.view(-1)[where]

@@ -21,6 +21,11 @@ GRID = 8  # positions a side that features are averaged to: coarse enough to for
 TOLERANCE = 1.02  # a copy may be this much farther from its nearest neighbour than a training picture from its own
 
 
+def shown(count: int) -> torch.Tensor:
+    """Positions (int64) of the pictures that are looked at, in a set of ``count``."""
+    return torch.linspace(0, count - 1, min(SAMPLE, count)).long()
+
+
 @torch.no_grad()
 def natural_copies(pictures: torch.Tensor, backbone: Backbone) -> list[str]:
     """Names of :data:`COPIES` that the training set supports.
@@ -28,7 +33,7 @@ def natural_copies(pictures: torch.Tensor, backbone: Backbone) -> list[str]:
     Args:
         pictures: uint8 (M, 3, S, S), all good, on the backbone's device.
     """
-    some = pictures[torch.linspace(0, len(pictures) - 1, min(SAMPLE, len(pictures))).long()]
+    some = pictures[shown(len(pictures))]
     if len(some) < 4:
         return []
     own = _describe(some, backbone)

@@ -9,6 +9,8 @@ import torch
 
 from bikd_fast.models.backbone import Backbone
 from bikd_fast.models.lowered import lowered
+from bikd_fast.training.sampling import Batch
+from bikd_fast.training.streaming import Stream
 
 FEATURE_SHARE = 0.25  # of the free memory that cached features may take, all ranks of a machine together
 
@@ -17,20 +19,23 @@ class Pool:
     """Pictures (M, 3, S, S) uint8 on the device, and E(x) of every one, computed once.
 
     Args:
-        pictures: uint8 (M, 3, S, S).
+        source: uint8 (M, 3, S, S), or a stream of pictures that do not fit in memory; nothing of a stream is cached here.
         backbone: frozen E, on the device.
         dtype: of the cached features.
         cache: whether features may be cached at all.
     """
 
     def __init__(
-        self, pictures: torch.Tensor, backbone: Backbone, device: torch.device, dtype: torch.dtype, cache: bool = True
+        self, source: torch.Tensor | Stream, backbone: Backbone, device: torch.device, dtype: torch.dtype, cache: bool = True
     ) -> None:
         self.device, self.dtype = device, dtype
         self.backbone = lowered(backbone) if device.type == "cpu" and dtype == torch.bfloat16 else backbone
-        self.pictures = pictures.to(device)
+        self.stream = source if isinstance(source, Stream) else None
+        pictures = source.some() if isinstance(source, Stream) else source
+        self.count, self.pictures = len(source), pictures.to(device)
         self.features: list[torch.Tensor] | None = None
-        if cache and self._fits():
+        self._now: tuple[int, list[tuple[torch.Tensor, torch.Tensor]]] = (-1, [])
+        if cache and self.stream is None and self._fits():
             chunks = [self.frozen(self.load(torch.arange(i, min(i + 8, len(pictures))))) for i in range(0, len(pictures), 8)]
             self.features = [
                 torch.cat([chunk[k] for chunk in chunks]).contiguous(memory_format=torch.channels_last)
@@ -38,7 +43,16 @@ class Pool:
             ]
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return self.count
+
+    def fetch(self, step: int, micro: int, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Pictures of a micro-batch as float32 (B, 3, S, S) in [0, 1]; of a stream also what its simulator needs, uint8."""
+        if self.stream is None:
+            return self.load(batch.index), None
+        if self._now[0] != step:
+            self._now = (step, self.stream.take(step))
+        own, others = (x.to(self.device, non_blocking=True) for x in self._now[1][micro])
+        return own.float().div_(255), others
 
     def load(self, index: torch.Tensor) -> torch.Tensor:
         """Pictures at ``index`` as float32 (B, 3, S, S) in [0, 1]."""

@@ -8,7 +8,6 @@ import math
 import platform
 import sys
 import time
-import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,7 +19,10 @@ import torch
 
 from bikd_fast.config import ConfigError, RunConfig, check, save, to_dict
 from bikd_fast.data import Category, Sample, load_images, open_dataset
+from bikd_fast.data.cache import identity
+from bikd_fast.data.embedded import cache_folder
 from bikd_fast.data.listing import require_pictures
+from bikd_fast.data.store import Store
 from bikd_fast.inference.calibration import calibrate
 from bikd_fast.inference.diagnostics import TRAINING
 from bikd_fast.models.detector import FILE_NAME, Detector
@@ -28,9 +30,11 @@ from bikd_fast.training import user_config
 from bikd_fast.training.after import diagnose, record
 from bikd_fast.training.distributed import Ranks
 from bikd_fast.training.remember import remember
+from bikd_fast.training.streaming import Stream, in_memory
 from bikd_fast.training.trainer import Trainer
 
 DONE = "DONE"  # this file, not an exit code, says that a run is finished
+HELD_OUT = 2048  # pictures at most: thresholds gain nothing from more
 EFFICIENCY = 0.9  # of data-parallel training that side-by-side training has to beat (docs/scaling.md)
 VERSIONS = ("bikd_fast", "torch", "triton", "torchvision", "timm", "deepspeed", "numpy")
 
@@ -108,17 +112,14 @@ def train_one(config: RunConfig, name: str, categories: Sequence[Category], fold
     """Train and calibrate one detector on the good pictures of ``categories``; rank 0 writes it into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     samples = [sample for category in categories for sample in category.train]
-    pictures, kept, skipped = load_images(samples, config.data.image_size, on_bad_image=config.data.on_bad_image)
-    for path, reason in skipped:
-        _say(ranks, f"skipped {path}: {reason}")
-    training, held_out = split(len(kept), config.data.holdout, config.seed)
-    _say(ranks, f"{name}: {len(training)} pictures to train on, {len(held_out)} held out, {len(skipped)} skipped")
-    own, apart, names = pictures[training], pictures[held_out], [str(kept[i].path) for i in training]
+    own, apart, names = _pictures(config, name, samples, ranks)
     textures, started = foreign_textures(config, ranks), time.perf_counter()
     if config.model.student == "bank":
+        if isinstance(own, Stream):
+            raise ConfigError("model.student: bank looks at all pictures at once, and they do not fit: raise data.cache_gb.")
         begun, detector = 0, remember(config, own, ranks, folder)
     else:
-        trainer = Trainer(config, own, names, ranks, folder, fingerprint(config, name, own), textures, held_out=apart)
+        trainer = Trainer(config, own, names, ranks, folder, fingerprint(config, name, samples), textures, held_out=apart)
         begun, detector = trainer.step, trainer.train()
     calibrate(detector, apart)
     seconds = time.perf_counter() - started
@@ -127,6 +128,25 @@ def train_one(config: RunConfig, name: str, categories: Sequence[Category], fold
         _write_json(folder / TRAINING, record(begun, seconds, ranks) | {"diagnostics": diagnose(config, detector, apart, textures)})
         detector.save(folder)
     return detector
+
+
+def _pictures(
+    config: RunConfig, name: str, samples: Sequence[Sample], ranks: Ranks
+) -> tuple[torch.Tensor | Stream, torch.Tensor, list[str]]:
+    """(to train on, held out uint8 (N, 3, S, S), paths of the former); a stream where they would take too much memory."""
+    data = config.data
+    if in_memory(len(samples), data.image_size, data.cache_gb):
+        pictures, kept, skipped = load_images(samples, data.image_size, on_bad_image=data.on_bad_image)
+        for path, reason in skipped:
+            _say(ranks, f"skipped {path}: {reason}")
+        training, held_out = split(len(kept), data.holdout, config.seed)
+        _say(ranks, f"{name}: {len(training)} pictures to train on, {len(held_out)} held out, {len(skipped)} skipped")
+        return pictures[training], pictures[held_out], [str(kept[i].path) for i in training]
+    folder = Path(data.cache_dir).expanduser() if data.cache_dir else cache_folder()
+    store = Store(samples, data.image_size, folder, data.on_bad_image)
+    training, held_out = split(len(samples), data.holdout, config.seed)
+    _say(ranks, f"{name}: {len(training)} pictures to train on, read while training ({folder}); {len(held_out)} held out")
+    return Stream(store, training), store.rows(held_out), [str(samples[i].path) for i in training]
 
 
 def foreign_textures(config: RunConfig, ranks: Ranks) -> torch.Tensor | None:
@@ -138,9 +158,9 @@ def foreign_textures(config: RunConfig, ranks: Ranks) -> torch.Tensor | None:
 
 
 def split(count: int, share: float, seed: int) -> tuple[list[int], list[int]]:
-    """(training, held out) positions: ``share`` of ``count`` at random, at least one left to train on."""
+    """(training, held out) positions: ``share`` of ``count`` at random, :data:`HELD_OUT` at most, at least one left to train on."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed + 17)).tolist()
-    out = min(round(share * count), count - 1)
+    out = min(round(share * count), HELD_OUT, count - 1)
     return sorted(order[out:]), sorted(order[:out])
 
 
@@ -161,15 +181,14 @@ def run_folder(config: RunConfig) -> Path:
     return Path(config.output) if config.output else Path("runs") / f"{config.data.format}-{config.model.student}-seed{config.seed}"
 
 
-def fingerprint(config: RunConfig, name: str, pictures: torch.Tensor) -> str:
+def fingerprint(config: RunConfig, name: str, samples: Sequence[Sample]) -> str:
     """Of everything that one training depends on, the pictures themselves included; what only concerns speed, logs, places, or
     the map made afterwards is left out, and so is the DeepSpeed file: a run may go on at another ZeRO stage."""
     relevant = _settings(config)
     relevant.pop("map")
     for key in ("root", "category"):
         relevant["data"].pop(key)
-    crc = zlib.crc32(pictures.contiguous().numpy().data)
-    return _digest([relevant, name, crc])
+    return _digest([relevant, name, identity(samples)])
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
@@ -177,6 +196,8 @@ def _settings(config: RunConfig) -> dict[str, Any]:
     relevant = to_dict(config)
     for key in ("output", "resume", "report", "deepspeed_config"):
         relevant.pop(key)
+    for key in ("cache_gb", "cache_dir"):
+        relevant["data"].pop(key)
     for key in (
         *("log_every", "checkpoint_seconds", "keep_checkpoints", "compile", "max_bad_steps"),
         *("accumulation", "parallel", "silence"),

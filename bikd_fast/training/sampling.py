@@ -41,6 +41,7 @@ class Sampler:
             )
         self.count, self.batch_size, self.seed = count, batch_size, seed
         self.rank, self.world, self.accumulation, self.share = rank, world, accumulation, share
+        self._orders: dict[int, torch.Tensor] = {}  # of the last epochs: a permutation of a large set takes a while
 
     def batches(self, step: int) -> list[Batch]:
         """This rank's micro-batches of a step."""
@@ -60,6 +61,12 @@ class Sampler:
         epochs = positions // self.count
         for epoch in epochs.unique().tolist():
             here = epochs == epoch
-            generator = torch.Generator().manual_seed(self.seed * 7919 + epoch)
-            index[here] = torch.randperm(self.count, generator=generator)[positions[here] % self.count]
+            index[here] = self._order(epoch)[positions[here] % self.count]
         return index
+
+    def _order(self, epoch: int) -> torch.Tensor:
+        order = self._orders.get(epoch)
+        if order is None:
+            order = torch.randperm(self.count, generator=torch.Generator().manual_seed(self.seed * 7919 + epoch))
+            self._orders = {**{e: o for e, o in self._orders.items() if abs(e - epoch) <= 1}, epoch: order}
+        return order

@@ -24,10 +24,11 @@ from bikd_fast.training.bad_steps import BadSteps, TrainingError, guard
 from bikd_fast.training.distillation import Distillation, Inputs
 from bikd_fast.training.distributed import Ranks, Terminated, termination
 from bikd_fast.training.log import Log
-from bikd_fast.training.mirrors import natural_copies, with_copies
+from bikd_fast.training.mirrors import natural_copies, shown, with_copies
 from bikd_fast.training.pool import Pool
 from bikd_fast.training.sampling import Batch, Sampler
 from bikd_fast.training.schedule import Phase, phase
+from bikd_fast.training.streaming import Stream
 
 
 class Trainer:
@@ -35,7 +36,7 @@ class Trainer:
 
     Args:
         config: the run.
-        pictures: uint8 (M, 3, S, S), all good.
+        pictures: uint8 (M, 3, S, S), all good; or a stream of them.
         names: M names, for messages.
         ranks: this process among all.
         folder: where log.jsonl and checkpoints/ go.
@@ -47,7 +48,7 @@ class Trainer:
     def __init__(
         self,
         config: RunConfig,
-        pictures: torch.Tensor,
+        pictures: torch.Tensor | Stream,
         names: list[str],
         ranks: Ranks,
         folder: Path,
@@ -71,7 +72,8 @@ class Trainer:
         if config.data.copies:
             pictures, names = self._with_copies(pictures, names)
         self.pool = Pool(pictures, self.detector.backbone, ranks.device, self.dtype)
-        self.simulator = Simulator(config.simulation, self.pool.pictures, None, textures)
+        whole = None if self.pool.stream is None else len(self.pool)
+        self.simulator = Simulator(config.simulation, self.pool.pictures, None, textures, whole)
         self.sampler = Sampler(len(pictures), training.batch_size, config.seed, ranks.rank, ranks.world, training.accumulation)
         self.engine = self._engine()
         self.bad = BadSteps(ranks, names, training.max_bad_steps, engines.take_over_clipping(self.engine))
@@ -85,11 +87,13 @@ class Trainer:
         self.saved = time.monotonic()
         self.glance = Glance(self.detector, None if self.apart or held_out is None else held_out)
 
-    def _with_copies(self, pictures: torch.Tensor, names: list[str]) -> tuple[torch.Tensor, list[str]]:
-        found = natural_copies(pictures.to(self.ranks.device), self.detector.backbone)
+    def _with_copies(self, pictures: torch.Tensor | Stream, names: list[str]) -> tuple[torch.Tensor | Stream, list[str]]:
+        some = pictures.rows(shown(len(pictures))) if isinstance(pictures, Stream) else pictures[shown(len(pictures))]
+        found = natural_copies(some.to(self.ranks.device), self.detector.backbone)
         if found and self.ranks.first:
             print(f"  copies that the pictures themselves show to be natural: {', '.join(found)}", file=sys.stderr)
-        return with_copies(pictures, found), names * (1 + len(found))
+        more = pictures.with_copies(found) if isinstance(pictures, Stream) else with_copies(pictures, found)
+        return more, names * (1 + len(found))
 
     def _engine(self):
         module = Distillation(self.detector.adapter, self.detector.student, self.config.objective, self.detector.head)
@@ -109,6 +113,8 @@ class Trainer:
         """
         training = self.config.training
         self.engine.train()
+        if self.pool.stream is not None:
+            self.pool.stream.begin(self.sampler, training.steps, pin=self.ranks.device.type == "cuda")
         termination.deferred = True
         try:
             while self.step < training.steps:
@@ -122,6 +128,8 @@ class Trainer:
             self._stop_if_told(self.agreement.decided())
         finally:
             termination.deferred = False
+            if self.pool.stream is not None:
+                self.pool.stream.end()
         weights = checkpoint.parameters(self.engine.module) if self.apart else {}
         self.engine.destroy()
         if self.apart:
@@ -140,9 +148,9 @@ class Trainer:
         batches = self.sampler.batches(self.step)
         for micro, batch in enumerate(batches):
             started = time.perf_counter()
-            pictures = self.pool.load(batch.index)
+            pictures, others = self.pool.fetch(self.step, micro, batch)
             loaded = time.perf_counter()
-            inputs = self._inputs(batch, now, pictures)
+            inputs = self._inputs(batch, now, pictures, others)
             loss, terms = self.engine(inputs, now.beta)
             self.bad.add(loss)
             self.engine.backward(loss)
@@ -212,7 +220,9 @@ class Trainer:
         if self.ranks.first:
             print(f"  {self.log_label}{text}", file=sys.stderr, flush=True)
 
-    def _inputs(self, batch: Batch, now: Phase, pictures: torch.Tensor | None = None) -> Inputs:
+    def _inputs(
+        self, batch: Batch, now: Phase, pictures: torch.Tensor | None = None, others: torch.Tensor | None = None
+    ) -> Inputs:
         if pictures is None:
             pictures = self.pool.load(batch.index)
         backbone = self.detector.backbone
@@ -221,7 +231,7 @@ class Trainer:
         learns = now.backward or head or self.config.objective.forward_corrupt > 0  # from simulated defects
         if not learns and self.config.simulation.nuisance == 0:
             return Inputs(clean, None, self._lowered(backbone.normalise(pictures)), None, keys=batch.keys)
-        made = self.simulator(pictures, batch.index.to(self.ranks.device), batch.keys.to(self.ranks.device))
+        made = self.simulator(pictures, batch.index.to(self.ranks.device), batch.keys.to(self.ranks.device), others)
         nuisance = self._lowered(backbone.normalise(made.nuisance))
         if not learns:
             return Inputs(clean, None, nuisance, None, keys=batch.keys)

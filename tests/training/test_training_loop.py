@@ -1,5 +1,6 @@
 """The loop in one process: bit-for-bit repeatable, resumable, and it learns."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from safetensors.torch import load_file
 from tiny import one_category
 
 from bikd_fast.config import ConfigError
+from bikd_fast.data import Sample
 from bikd_fast.training import checkpoint, distributed
 from bikd_fast.training.run import fingerprint, foreign_textures, split, train
 from bikd_fast.training.trainer import Trainer
@@ -110,13 +112,18 @@ def test_starting_anew_touches_nothing_but_its_own_run(tiny_mvtec, tmp_path, ran
     assert "resume: auto" in (tmp_path / "runs/config.yaml").read_text()
 
 
-def test_a_checkpoint_of_other_pictures_is_not_taken_up(tiny_mvtec):
+def test_a_checkpoint_of_other_pictures_is_not_taken_up(tiny_mvtec, tmp_path):
+    """Other contents of the same length under the same name; the same pictures elsewhere are the same."""
     config = settings(tiny_mvtec, "unused")
-    pictures = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
-    changed = pictures.clone()
-    changed[1, 0, 5, 5] = 1
-    assert fingerprint(config, "a", pictures) == fingerprint(config, "a", pictures.clone())
-    assert fingerprint(config, "a", pictures) != fingerprint(config, "a", changed)
+    folders = [tmp_path / name for name in ("a", "b")]
+    for folder in folders:
+        shutil.copytree(tiny_mvtec / "dots/train/good", folder)
+    here, there = ([Sample(p) for p in sorted(folder.iterdir())] for folder in folders)
+    assert fingerprint(config, "a", here) == fingerprint(config, "a", there)
+    changed = bytearray(there[-1].path.read_bytes())
+    changed[-20] ^= 1
+    there[-1].path.write_bytes(changed)
+    assert fingerprint(config, "a", here) != fingerprint(config, "a", there)
 
 
 def test_foreign_textures_come_from_a_folder(tiny_mvtec, tmp_path, ranks):
