@@ -39,7 +39,7 @@ def measure(ranks: int, per_rank: int, steps: int, passed: list[str], folder: Pa
     words = [
         *(str(Path(sys.executable).parent / "deepspeed"), "--num_accelerators", str(ranks), "--master_port", str(port)),
         *("bikd_fast/train.py", "--training.batch_size", str(per_rank * ranks), "--training.steps", str(steps)),
-        *("--training.log_every", "5", "--training.checkpoint_seconds", "0", "--data.category", "grass", "--report", "false"),
+        *("--training.log_every", "10", "--training.checkpoint_seconds", "0", "--data.category", "grass", "--report", "false"),
         *("--output", str(output), *passed),
     ]
     done = subprocess.run(

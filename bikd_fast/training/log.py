@@ -31,6 +31,8 @@ class Log:
             self._forget_after(step)
         self.traffic = Traffic(ranks.device)
         self.bad_steps = 0
+        self.spent = dict.fromkeys(("pictures", "elapsed", "data", "communication", "compute"), 0.0)  # since this process began
+        self.peak = 0.0
         self._clear()
 
     def _clear(self) -> None:
@@ -71,6 +73,9 @@ class Log:
         elapsed = time.perf_counter() - self.since
         speed = self.pictures / elapsed
         left = (self.training.steps - step - 1) * self.training.batch_size / speed
+        parts = (self.pictures, elapsed, self.waiting, communication, max(0.0, self.working - communication))
+        self.spent = {name: before + part for (name, before), part in zip(self.spent.items(), parts)}
+        self.peak = memory
         row = {
             "step": step + 1,
             "phase": now.name,
@@ -97,6 +102,20 @@ class Log:
                 flush=True,
             )
         self._clear()
+
+    def conclude(self) -> dict[str, float]:
+        """What the whole training of this process came to, as in the lines of the log; said in one line, empty for no step."""
+        if not self.spent["elapsed"]:
+            return {}
+        whole = self.spent["elapsed"]
+        shares = {name: self.spent[name] / whole for name in ("data", "communication", "compute")}
+        shares["other"] = max(0.0, 1 - sum(shares.values()))
+        found = {"pictures_per_second": self.spent["pictures"] / whole, **{f"share_{n}": s for n, s in shares.items()}}
+        if self.ranks.first:
+            said = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+            speed = f"{found['pictures_per_second']:.1f} pictures/s"
+            print(f"  {self.label}{speed}; time: {said}; peak memory {self.peak:.0f} MB", file=sys.stderr, flush=True)
+        return {name: round(value, 4) for name, value in found.items()}
 
     def _means(self) -> dict[str, float]:
         """Means over the micro-batches of all ranks since the last line; NaN where none was finite."""

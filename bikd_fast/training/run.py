@@ -117,15 +117,17 @@ def train_one(config: RunConfig, name: str, categories: Sequence[Category], fold
     if config.model.student == "bank":
         if isinstance(own, Stream):
             raise ConfigError("model.student: bank looks at all pictures at once, and they do not fit: raise data.cache_gb.")
-        begun, detector = 0, remember(config, own, ranks, folder)
+        begun, detector, came_to = 0, remember(config, own, ranks, folder), {}
     else:
         trainer = Trainer(config, own, names, ranks, folder, fingerprint(config, name, samples), textures, held_out=apart)
         begun, detector = trainer.step, trainer.train()
+        came_to = trainer.came_to
     calibrate(detector, apart)
     seconds = time.perf_counter() - started
     detector.about |= {"categories": [c.name for c in categories], "versions": versions(), "seed": config.seed}
     if ranks.first:
-        _write_json(folder / TRAINING, record(begun, seconds, ranks) | {"diagnostics": diagnose(config, detector, apart, textures)})
+        kept = record(begun, seconds, ranks) | came_to
+        _write_json(folder / TRAINING, kept | {"diagnostics": diagnose(config, detector, apart, textures)})
         detector.save(folder)
     return detector
 

@@ -126,6 +126,7 @@ class Trainer:
             self.agreement.decided()
             self.agreement.wish(stop=termination.wished)
             self._stop_if_told(self.agreement.decided())
+            self.came_to = self.log.conclude()
         finally:
             termination.deferred = False
             if self.pool.stream is not None:

@@ -47,6 +47,9 @@ def test_a_streamed_training_is_the_one_from_memory_bit_for_bit(tiny_mvtec, tmp_
     assert len(losses(held)) == 8 and losses(held) == losses(read)
     one, two = load_file(held / "detector.safetensors"), load_file(read / "detector.safetensors")
     assert all(torch.equal(one[k], two[k]) or one[k].isnan().all() for k in one)
+    came_to = json.loads((read / "training.json").read_text())
+    assert sum(came_to[f"share_{name}"] for name in ("data", "communication", "compute", "other")) == pytest.approx(1, abs=1e-3)
+    assert came_to["pictures_per_second"] > 0 and came_to["peak_memory_mb"] > 100
     rows = next((tmp_path / "cache").glob("store-*.u8"))
     assert rows.stat().st_size <= 12 * 3 * 64 * 64
 
