@@ -32,13 +32,13 @@ class ResidualBlock(nn.Module):
     """x + conv3x3(act(conv3x3(x))), the last convolution zero-initialised so that a stack starts as the identity.
 
     There is no norm inside: the maps come from a normalised projection, the branch grows from nothing, and on a CPU two norms a
-    stage would cost as much as a convolution.
+    stage would cost as much as a convolution. dilation: of the first convolution, in positions.
     """
 
-    def __init__(self, channels: int, kernel: int = 3) -> None:
+    def __init__(self, channels: int, dilation: int = 1) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, kernel, padding=kernel // 2)
-        self.conv2 = zero_initialised(nn.Conv2d(channels, channels, kernel, padding=kernel // 2))
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation)
+        self.conv2 = zero_initialised(nn.Conv2d(channels, channels, 3, padding=1))
         self.act = nn.ReLU(inplace=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from bikd_kernels.resample import resample_matrix
 from torch import nn
 
-from bikd_fast.models.blocks import ChannelNorm, stage
+from bikd_fast.models.blocks import ChannelNorm, ResidualBlock
 
 FOCUS = 2.0  # gamma of the focal loss (Lin et al., arXiv 1708.02002)
+REACH = 4  # positions between the taps of the second block: a stain is darker than its surroundings, so look that far
 TRUST = 0.7  # q of the generalised cross entropy (Zhang and Sabuncu, arXiv 1805.07836): 0 is cross entropy, 1 the mean error
 
 
@@ -27,10 +28,12 @@ class SegmentationHead(nn.Module):
         width: channels inside.
     """
 
-    def __init__(self, channels: Sequence[int], width: int = 48, depth: int = 2) -> None:
+    def __init__(self, channels: Sequence[int], width: int = 48) -> None:
         super().__init__()
         self.project = nn.ModuleList(nn.Conv2d(2 * c, width, 1) for c in channels)
-        self.body = nn.Sequential(stage(width, depth), ChannelNorm(width), nn.Conv2d(width, 1, 1))
+        self.body = nn.Sequential(
+            ResidualBlock(width), ResidualBlock(width, REACH), ChannelNorm(width), nn.Conv2d(width, 1, 1)
+        )
 
     def forward(self, teacher: Sequence[torch.Tensor], student: Sequence[torch.Tensor]) -> torch.Tensor:
         """[(B, C_k, H_k, W_k)] twice -> logits (B, H_1, W_1)."""
