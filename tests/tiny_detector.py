@@ -9,10 +9,12 @@ from bikd_fast.config import MapConfig, ModelConfig
 from bikd_fast.models.detector import Detector
 
 
-def make_detector(threshold: float | None = None, pixel_threshold: float | None = None, **model) -> Detector:
+def make_detector(
+    threshold: float | None = None, pixel_threshold: float | None = None, map_config: MapConfig | None = None, **model
+) -> Detector:
     """A detector of random weights for 64-pixel squares; thresholds NaN unless given."""
     torch.manual_seed(0)
-    detector = Detector(ModelConfig(weights="random", size=0.25, **model), MapConfig(), 64)
+    detector = Detector(ModelConfig(weights="random", size=0.25, **model), map_config or MapConfig(), 64)
     detector.backbone.fold()
     for parameter in detector.parameters():  # zero-initialised layers would leave half the network untested
         if not parameter.any():

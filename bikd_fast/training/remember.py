@@ -24,6 +24,7 @@ def remember(config: RunConfig, pictures: torch.Tensor, ranks: Ranks, folder: Pa
 
     Which positions is a function of config.seed alone; every rank makes the same detector. Writes one line into log.jsonl.
     """
+    torch.manual_seed(config.seed)  # for a backbone of random weights
     detector = Detector(config.model, config.map, config.data.image_size)
     detector.backbone.load(config.model.weights)
     detector.to(ranks.device).eval()

@@ -70,6 +70,25 @@ def test_onnx_of_every_student_and_combination(student, tmp_path):
     assert not np.allclose(found["map_sum"], found["map_product"], rtol=1e-2)  # the combinations do differ
 
 
+@pytest.mark.parametrize("student", ["dual", "relation", "inpainting", "bank"])
+def test_onnx_of_related_methods_and_weighted_channels(student, tmp_path):
+    pytest.importorskip("onnxruntime")
+    config = MapConfig(calibrate_channels=student == "relation")
+    model = dict(student=student, adapter=False, head=False, teacher="test_efficientnet")
+    detector = make_detector(map_config=config, **model)
+    if student == "bank":
+        rows = detector.student.gather(detector.backbone(torch.rand(3, 3, 64, 64))).flatten(0, 2)
+        detector.student.remember(rows, rows.mean(0), rows.std(0))
+    if student == "relation":
+        for weights in detector.channel_weights():
+            weights.uniform_(0.1, 3)
+    write_onnx(Exportable(detector), tmp_path / "d.onnx", {})
+    found, known = open_onnx(tmp_path / "d.onnx")(SQUARES), detector.predict(SQUARES)  # a batch of 5; the export saw 2
+    np.testing.assert_allclose(found["score"], known.scores, rtol=1e-4)
+    np.testing.assert_allclose(found["map"], known.maps, rtol=1e-3, atol=1e-4)
+    assert found["score"].std() > 1e-5
+
+
 @pytest.fixture(scope="module")
 def small():
     return small_detector()

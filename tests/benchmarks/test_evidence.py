@@ -1,0 +1,117 @@
+"""The table of arms: what is run, what is kept, what the page says of it."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import evidence
+import evidence_page
+import runs
+
+from bikd_fast.config import check
+
+JOB = runs.Job(12.5, 900, 0.4)
+
+
+def run_folder(path, auroc=0.9, categories=("nut", "tiles")):
+    path.mkdir(parents=True)
+    each = {
+        name: {
+            "image_auroc": auroc + 0.05 * i,
+            "aupro": None,
+            "kinds": {"crack": {"image_auroc": 0.5 + 0.5 * i}},
+            "training": {"seconds": 10.0 + i, "peak_memory_mb": 800 + i, "diagnostics": {"held_out": {"drift": 0.25}}},
+            "diagnostics": {"defect": 0.5},
+        }
+        for i, name in enumerate(categories)
+    }
+    (path / "metrics.json").write_text(json.dumps({"categories": each, "mean": {"image_auroc": auroc + 0.025}}))
+    versions = dict.fromkeys(("torch", "triton", "timm", "deepspeed"), "1")
+    about = {"versions": versions, "ranks": 2, "threads": 1, "device": "some", "python": "3"}
+    (path / "environment.json").write_text(json.dumps(about))
+    return path
+
+
+def test_rows_are_a_category_each_and_their_mean(tmp_path):
+    rows = runs.rows_of(run_folder(tmp_path / "run"), JOB)
+    assert [row["category"] for row in rows] == ["nut", "tiles", "mean"]
+    assert rows[2]["auroc:crack"] == 0.75 and rows[2]["train_seconds"] == 21.0 and rows[2]["train_peak_mb"] == 801
+    assert rows[0]["held_out:drift"] == 0.25 and rows[0]["test:defect"] == 0.5 and rows[0]["seconds"] == 12.5
+
+
+def test_a_csv_grows_by_columns_and_keeps_its_rows(tmp_path):
+    path = tmp_path / "x.csv"
+    runs.append(path, [{"a": 1, "b": 0.25}])
+    runs.append(path, [{"a": 2, "c": float("nan")}, {"c": "x, y"}])
+    assert runs.read(path) == [
+        {"a": "1", "b": "0.25", "c": ""}, {"a": "2", "b": "", "c": ""}, {"a": "", "b": "", "c": "x, y"},
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("arm", evidence.ARMS)
+def test_every_arm_can_work_and_differs_from_the_defaults(arm):
+    run = evidence.settings(arm, [])
+    check(run)
+    assert (run == evidence.settings("bikd", [])) == (arm == "bikd")
+    assert arm in evidence_page.WHAT
+
+
+def test_one_detector_for_all_has_the_steps_of_one_for_each(tiny_mvtec):
+    passed = ["--data.format", "mvtec", "--data.root", str(tiny_mvtec), "--training.steps", "7"]
+    assert evidence.words("shared", passed)[-2:] == ["--training.steps", "14"]
+    assert evidence.describe(passed) == (f"mvtec:{tiny_mvtec.name}", "", "--training.steps 7")
+
+
+def test_what_is_in_the_table_is_not_run_again(tmp_path, monkeypatch):
+    started = []
+
+    def fake(words, jobs):
+        arm_and_seed = Path(words[words.index("--output") + 1])
+        started.append(arm_and_seed.name.rsplit("-", 1)[0])
+        if "f-only-seed1" in arm_and_seed.name and started.count("f-only-seed1") == 1:
+            raise evidence.subprocess.CalledProcessError(1, "make")
+        run_folder(arm_and_seed)
+        return JOB
+
+    monkeypatch.setattr(evidence, "launch", fake)
+    words = ["evidence", "--arms", "bikd", "f-only", "--seeds", "0", "1", "--output", str(tmp_path / "e.csv")]
+    monkeypatch.setattr(sys, "argv", [*words, "--folder", str(tmp_path / "runs"), "--training.steps", "7"])
+    with pytest.raises(SystemExit, match="f-only seed 1"):
+        evidence.main()
+    assert started == ["bikd-seed0", "f-only-seed0", "bikd-seed1", "f-only-seed1"]
+    evidence.main()  # what failed is tried again, what is there is kept
+    assert started[4:] == ["f-only-seed1"] and not list((tmp_path / "runs").iterdir())
+    rows = runs.read(tmp_path / "e.csv")
+    assert len(rows) == 12 and {row["options"] for row in rows} == {"--training.steps 7"}
+
+
+@pytest.mark.parametrize(
+    ("ours", "base", "beyond"),
+    [
+        ([0.95, 0.96], [0.90, 0.91], True),
+        ([0.95, 0.85], [0.90, 0.91], False),  # one sign each
+        ([0.92, 0.94, 0.96], [0.91, 0.93, 0.95], False),  # the same sign, but smaller than the spread
+        ([0.95], [0.90], False),
+    ],
+)
+def test_what_exceeds_the_seed_noise(ours, base, beyond):
+    assert evidence_page.exceeds([a - b for a, b in zip(ours, base)], ours, base) == beyond
+
+
+def test_the_page_names_what_was_not_run_and_leaves_trials_out(tmp_path, monkeypatch):
+    rows = []
+    for arm, seed, auroc in (("bikd", 0, 0.90), ("bikd", 1, 0.91), ("rd", 0, 0.80), ("rd", 1, 0.82), ("bank", 0, 0.95)):
+        about = {"data": "textures", "categories": "", "options": "", "arm": arm, "seed": seed}
+        rows += [about | row for row in runs.rows_of(run_folder(tmp_path / f"{arm}{seed}", auroc), JOB)]
+    rows += [row | {"arm": "stpm", "options": "--training.steps 7"} for row in rows[:3]]
+    runs.append(tmp_path / "e.csv", rows)
+    monkeypatch.setattr(evidence_page, "PAGE", tmp_path / "page.md")
+    evidence_page.write(runs.read(tmp_path / "e.csv"), ["bikd", "rd", "stpm", "bank"])
+    page = (tmp_path / "page.md").read_text()
+    assert "Not run: stpm." in page
+    assert "| **bikd** | the defaults: both directions | 93.0 ± 0.7 |" in page
+    assert "| rd | -9.50 |  |  | in image AUROC |" in page and "| bank | +5.00 |  |  | one seed: not judged |" in page
