@@ -40,8 +40,8 @@ def lowered(backbone: Backbone) -> Backbone:
 
 
 def _lower(module: nn.Module) -> None:
-    for child in module.children():
-        _lower(child)
+    for inner in module.children():
+        _lower(inner)
     for name, child in list(module._modules.items()):
         if type(child) in (nn.Conv2d, Conv2dSame) and child.padding_mode == "zeros" and child.padding != "same":
             follows = getattr(child, _FOLLOWS, None)
