@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-CACHE_ELEMENTS = 1 << 18  # elements of one tensor in one CPU piece: a few float32 pieces fit in the L2 caches
+CACHE_ELEMENTS = 1 << 17  # elements of one tensor in one CPU piece: three or four float32 pieces fit in an L2 cache
+ROW = 256  # positions of a contiguous map that a piece takes at least: shorter stretches of memory are slow
 
 
 def is_channels_last(x: Tensor) -> bool:
@@ -42,23 +43,23 @@ def position_view(x: Tensor, channels_last: bool) -> Tensor:
     return x.reshape(-1) if channels_last else x.flatten(1)
 
 
-def pieces(view: Tensor) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
+def pieces(view: Tensor, elements: int = CACHE_ELEMENTS) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
     """Index pairs (into feature_view, into position_view) that cover a level in pieces that stay in a CPU's cache.
 
-    On other devices the whole level is one piece.
+    elements: of a piece, about. On other devices the whole level is one piece.
     """
     everything = slice(None)
-    if view.device.type != "cpu" or view.numel() <= CACHE_ELEMENTS:
+    if view.device.type != "cpu" or view.numel() <= elements:
         yield (everything,), (everything,)
         return
     if view.dim() == 2:
-        step = max(1, CACHE_ELEMENTS // view.shape[1])
+        step = max(1, elements // view.shape[1])
         for i in range(0, view.shape[0], step):
             yield (slice(i, i + step),), (slice(i, i + step),)
         return
     batch, channels, positions = view.shape
-    images = max(1, CACHE_ELEMENTS // (channels * positions))
-    step = positions if images > 1 else max(1, CACHE_ELEMENTS // channels)
+    images = max(1, elements // (channels * positions))
+    step = positions if images > 1 else max(ROW, elements // channels)
     for b in range(0, batch, images):
         for p in range(0, positions, step):
             yield (slice(b, b + images), everything, slice(p, p + step)), (slice(b, b + images), slice(p, p + step))

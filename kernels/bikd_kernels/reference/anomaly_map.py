@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..layout import arranged, feature_view, is_channels_last, pieces, position_view
 from ..resample import resample_matrix
-from .cosine import squared_norm
+from .cosine import Scratch, compared, squared_norm
 
 Combine = Literal["sum", "mean", "product"]
 Score = Literal["max", "topk"]
@@ -76,9 +76,9 @@ def _walked(teacher: Tensor, student: Tensor, eps: float) -> Tensor:
     double = torch.float64 in (t.dtype, s.dtype)
     batch, _, height, width = student.shape
     d = t.new_empty((batch, height, width), dtype=torch.float64 if double else torch.float32)
-    flat = position_view(d, last)
+    flat, scratch = position_view(d, last), Scratch()
     for at, where in pieces(s):
-        flat[where] = discrepancy(t[at], s[at], eps)
+        flat[where] = compared(t[at], s[at], eps, scratch)[2]
     return d
 
 
@@ -113,10 +113,10 @@ def score_of(maps: Tensor, score: Score, topk: int) -> Tensor:
 
 
 def discrepancy(teacher: Tensor, student: Tensor, eps: float) -> Tensor:
-    """1 - cosine over the channels, (B, C, ...) -> (B, ...), float32 (float64 for float64 inputs)."""
+    """1 - cosine over the channels, (B, C, ...) -> (B, ...), float32 (float64 for float64 inputs), in few nodes of a graph."""
     dtype = torch.float64 if torch.float64 in (teacher.dtype, student.dtype) else torch.float32
     t, s = teacher.to(dtype), student.to(dtype)
-    scale = [squared_norm(x, 1).clamp_min(eps * eps).rsqrt() for x in (t, s)]
+    scale = [squared_norm(x).clamp_min(eps * eps).rsqrt() for x in (t, s)]
     return 1.0 - (t * s).sum(dim=1) * scale[0] * scale[1]
 
 

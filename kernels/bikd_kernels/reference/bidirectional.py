@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from ..layout import arranged, feature_view, gradient_like, is_channels_last, pieces, position_view
-from .cosine import missing_norm, normalised, pull, unit_discrepancy, write
+from .cosine import Difference, Scratch, Vectors, difference, pull, pull_back, store, vectors, write
 from .naive import wide
 
+PIECE = 1 << 18  # elements of one tensor in one CPU piece: more than stays in a cache, but seventy calls have to be worth it
 TERMS = ("forward_corrupt", "forward_clean", "con_clean", "con_corrupt", "div", "anc_clean", "anc_corrupt")
 
 
@@ -31,94 +32,85 @@ class Options(NamedTuple):
     dead_zero: bool
 
 
-class Unit(NamedTuple):
-    """A piece of normalised vectors with their 1 / max(norm, eps), squared norms and deviation from length 1."""
-
-    x: Tensor
-    r: Tensor
-    squared: Tensor
-    missing: Tensor | float
-
-
-def unit(x: Tensor, eps: float) -> Unit:
-    """Normalise a wide piece over its channels."""
-    hat, r, squared = normalised(x, 1, eps)
-    return Unit(hat, r, squared, missing_norm(squared, r, eps))
-
-
-def distance(a: Unit, b: Unit) -> Tensor:
-    """1 - cos of two pieces."""
-    return unit_discrepancy(a.x, b.x, 1) + a.missing + b.missing
-
-
-def teacher_gradient(out: Tensor, teacher: Unit, e: Tensor, th: Tensor, pairs: Sequence[tuple[Unit, Tensor, Tensor]],
-                     options: Options) -> None:
-    """out = gradient to the adapter output of sum weight d(T, other) over (other, weight, d)."""
-    total: Tensor | None = None
-    own: Tensor | float = 0.0
-    for other, weight, d in pairs:
-        a, b = pull(weight, 1 - d, teacher.r, teacher.squared, options.eps, options.dead_zero)
-        part = other.x * a.unsqueeze(1)
-        total = part if total is None else total.add_(part)
-        own = own + b
-    assert total is not None and isinstance(own, Tensor)
-    slope = (1 - th * th).mul_(e)
-    value = total.addcmul_(teacher.x, own.unsqueeze(1)).mul_(slope).mul_(options.bound)
-    out.copy_(value.clamp_(-65504, 65504) if out.dtype == torch.float16 else value)
-
-
 def level(
     maps: Sequence[Tensor], region: Tensor, counts: Tensor, beta: Tensor | float, scale: float, fold: tuple[float, float],
-    options: Options, grads: Sequence[Tensor | None], terms: Tensor,
+    options: Options, grads: Sequence[Tensor | None], terms: Tensor, scratch: Scratch,
 ) -> None:
     """Add one level to terms (7, float64) and fill grads, all maps dense in one layout.
 
     maps: E, F, S, R and, with an adapter, G, H (see bidirectional_kernel.py); grads: for S, R, G, H, or None.
     """
     last = is_channels_last(maps[2])
-    eps = options.eps
     views = [feature_view(x, last) for x in maps]
     outs = [None if g is None else feature_view(g, last) for g in grads]
     regions = position_view(region, last)
+    exact = torch.Tensor.double if torch.float64 in {v.dtype for v in views} else torch.Tensor.float  # of wide ones: no copy
     everywhere = scale / max(1, region.numel())
     share = torch.where(counts > 0, scale / torch.where(counts > 0, counts, 1), 0)
     ahead = (1 - beta) * fold[0]
     back = beta * fold[1]
-    for at, where in pieces(views[2]):
-        e, f, s_raw, r_raw = (wide(v[at]) for v in views[:4])
-        s, r = unit(s_raw, eps), unit(r_raw, eps)
+    for at, where in pieces(views[2], PIECE):
+        e, f, s_raw, r_raw = (exact(scratch.wide(slot, v[at])) for slot, v in enumerate(views[:4]))
+        first, second, third, spare = (scratch(slot, s_raw) for slot in (6, 7, 8, 9))
+
+        def short(x: Tensor, spare: Tensor = spare) -> Vectors:
+            return vectors(x, options.eps, spare)
+
+        s, r = short(s_raw), short(r_raw)
         g = h = None
         if len(views) == 6:
-            g, h = torch.tanh(wide(views[4][at])), torch.tanh(wide(views[5][at]))
-            t, u = unit((g * options.bound).add_(1).mul_(e), eps), unit((h * options.bound).add_(1).mul_(f), eps)
+            g, h = (torch.tanh(exact(scratch.wide(slot, views[slot][at])), out=scratch(slot, s_raw)) for slot in (4, 5))
+            t = short(torch.addcmul(e, e, g, value=options.bound, out=scratch(10, s_raw)))
+            u = short(torch.addcmul(f, f, h, value=options.bound, out=scratch(11, s_raw)))
         else:
-            t, u = unit(e, eps), unit(f, eps)
+            t, u = short(e), short(f)
         normal = (regions[where] == 0) * share[0]
         defect = (regions[where] == 2) * share[1]
-        d_tr, d_ts, d_ur = distance(t, r), distance(t, s), distance(u, r)
-        terms[0] += d_tr.sum(dtype=torch.float64) * everywhere
-        terms[1] += d_ts.sum(dtype=torch.float64) * everywhere
-        terms[3] += (d_ur * normal).sum(dtype=torch.float64)
-        terms[4] += ((options.margin - d_ur).clamp_min_(0) * defect).sum(dtype=torch.float64)
-        for k, (student, d, weight) in enumerate(((s, d_ts, options.forward_clean), (r, d_tr, options.forward_corrupt))):
-            out = outs[k]
-            if out is not None:
-                a, b = pull(ahead * weight * everywhere, 1 - d, student.r, student.squared, eps, options.dead_zero)
-                write(out[at], t.x, a, student.x, b, 1)
+        with_r = difference(t, r, first, spare)  # written over by what comes next in the same buffer
+        terms[0] += with_r.d.sum(dtype=torch.float64) * everywhere
+        _student(outs[1], at, ahead * options.forward_corrupt * everywhere, t, r, with_r, options, spare)
+        with_s, bad = difference(t, s, first, spare), difference(u, r, second, spare)
+        terms[1] += with_s.d.sum(dtype=torch.float64) * everywhere
+        terms[3] += (bad.d * normal).sum(dtype=torch.float64)
+        terms[4] += ((options.margin - bad.d).clamp_min_(0) * defect).sum(dtype=torch.float64)
+        _student(outs[0], at, ahead * options.forward_clean * everywhere, t, s, with_s, options, spare)
         if g is None or h is None:
             continue
-        e_hat, f_hat = unit(e, eps), unit(f, eps)
-        d_te, d_uf = distance(t, e_hat), distance(u, f_hat)
-        terms[5] += d_te.sum(dtype=torch.float64) * everywhere
-        terms[6] += (d_uf * normal).sum(dtype=torch.float64)
+        same = torch.full_like(with_s.d, everywhere) * back
+        anchor = difference(t, short(e), third, spare)
+        terms[5] += anchor.d.sum(dtype=torch.float64) * everywhere
         if outs[2] is not None:
-            same = torch.full_like(d_ts, everywhere) * back
-            teacher_gradient(outs[2][at], t, e, g, ((s, same * options.con, d_ts), (e_hat, same * options.anc, d_te)),
-                             options)
+            pairs = ((with_s, same * options.con), (anchor, same * options.anc))
+            _adapter(outs[2][at], t, e, g, pairs, options)
+        anchor = difference(u, short(f), third, spare)
+        terms[6] += (anchor.d * normal).sum(dtype=torch.float64)
         if outs[3] is not None:
-            push = torch.where(d_ur <= options.margin, defect * options.div, 0)
-            teacher_gradient(outs[3][at], u, f, h, ((r, (normal * options.con - push) * back, d_ur),
-                                                    (f_hat, normal * options.anc * back, d_uf)), options)
+            push = torch.where(bad.d <= options.margin, defect * options.div, 0)
+            pairs = ((bad, (normal * options.con - push) * back), (anchor, normal * options.anc * back))
+            _adapter(outs[3][at], u, f, h, pairs, options)
+
+
+def _student(out: Tensor | None, at: tuple[slice, ...], weight: Tensor | float, t: Vectors, s: Vectors, found: Difference,
+             options: Options, spare: Tensor) -> None:
+    """out[at] = gradient of weight * d(t, s) to s, if it is wanted."""
+    if out is not None:
+        a, b = pull(weight, t, s, found, options.eps, options.dead_zero)
+        write(out[at], found.e, a, s.x, b, spare)
+
+
+def _adapter(out: Tensor, t: Vectors, e: Tensor, tanh: Tensor, pairs: Sequence[tuple[Difference, Tensor]],
+             options: Options) -> None:
+    """out = gradient to the adapter output of the sum of weight * d(T, other) over (difference, weight); writes over both."""
+    total: Tensor | None = None
+    own: Tensor | float = 0.0
+    for found, weight in pairs:
+        a, b = pull_back(weight * options.bound, t, found, options.eps, options.dead_zero)
+        a = a.unsqueeze(1)
+        total = found.e.mul_(a) if total is None else total.addcmul_(found.e, a)
+        own = own + b
+    assert total is not None and isinstance(own, Tensor)
+    slope = torch.addcmul(torch.ones((), dtype=e.dtype, device=e.device), tanh, tanh, value=-1, out=tanh)
+    store(out, total.addcmul_(t.x, own.unsqueeze(1)).mul_(slope).mul_(e))
 
 
 def objective(
@@ -134,6 +126,7 @@ def objective(
     """
     terms = torch.zeros(len(TERMS), dtype=torch.float64, device=clean[0].device)
     held: list[list[Tensor]] = [[], [], [], []]
+    scratch = Scratch()
     for k in range(len(clean)):
         last = is_channels_last(student_clean[k])
         sources = [student_clean, student_corrupt] if grad_student else []
@@ -142,7 +135,7 @@ def objective(
         maps = [arranged(m[k], last) for m in (clean, corrupt, student_clean, student_corrupt, adapter_clean,
                                                adapter_corrupt) if m]
         level(maps, regions[k], counts[k].to(wide(clean[k][:0]).dtype), beta, scale[k], (fold_student[k], fold_adapter[k]),
-              options, grads, terms)
+              options, grads, terms, scratch)
         for group, g in zip(held, grads):
             group += [] if g is None else [g]
     terms[2] = terms[1]
