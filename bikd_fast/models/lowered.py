@@ -43,7 +43,9 @@ def _lower(module: nn.Module) -> None:
     for inner in module.children():
         _lower(inner)
     for name, child in list(module._modules.items()):
-        if type(child) in (nn.Conv2d, Conv2dSame) and child.padding_mode == "zeros" and child.padding != "same":
+        if child is None or type(child) not in (nn.Conv2d, Conv2dSame):
+            continue
+        if child.padding_mode == "zeros" and child.padding != "same":
             follows = getattr(child, _FOLLOWS, None)
             act = module._modules[follows] if follows else None
             module._modules[name] = _Convolution(child, act)
