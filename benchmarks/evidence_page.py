@@ -44,13 +44,12 @@ PUBLISHED = """| method | image AUROC | pixel AUROC | PRO | teacher |
 | DeSTSeg with head (CVPR 2023) | 98.6 | | | ResNet18 |
 | self-supervised masking (TMM) | 93.9 | | | |
 | cosine-similarity distillation (Sci. Rep. 2024) | 99.2 | 98.2 | 94.7 | |"""
-STRUCTURE = """Regular structure (tiles with joints, brick) is where an early trial went below chance on other photographs: with the
-teacher's channels standardised before the cosine, a bottleneck student ranked good parquet and felt as chance does (.51 and .57,
-docs/method.md). The cosine on the backbone's own features does not standardise, and levels and channels are weighed by what the
-student can predict of good pictures instead. Nothing in any arm knows a position: students and memory see a joint or a weave
-wherever it lies, and mirrored or turned copies are only added where the training set itself shows them to be natural
-(bikd_fast/training/mirrors.py). What it does to the structured categories stands in the tables above; a woven category is not in the
-embedded set and has not been run."""
+STRUCTURE = """An early trial stood at chance on other photographs: with the teacher's channels standardised before the cosine, a
+bottleneck student ranked parquet and felt at .51 and .57 (docs/method.md). The cosine on the backbone's own features does not
+standardise, and levels are weighed by what the student can predict of good pictures instead. No arm is told positions: students and
+memory take a joint or a brick wherever it lies, and mirrored or turned copies are added only where the training set itself shows
+them to be natural (bikd_fast/training/mirrors.py). What that does to structured categories (tiles, brick) stands in the tables
+above; the embedded set holds no woven category, and none has been run."""
 HEADER = """# Evidence: what each part is worth
 
 Written by `python benchmarks/evidence.py --page` from [benchmarks/results/evidence.csv](../benchmarks/results/evidence.csv);
@@ -163,7 +162,7 @@ def _structure(rows: Sequence[Row], run: Sequence[str], categories: Sequence[str
             worst = min(known, key=lambda c: statistics.fmean(known[c]))
             found.append((statistics.fmean(known[worst]), f"{arm} on {worst} ({_percent(known[worst])})"))
     chance = [text for value, text in found if value <= 0.5]
-    said = f"Below chance on average over seeds: {', '.join(chance)}." if chance else "No arm is at or below chance on any category."
+    said = f"At or below chance: {', '.join(chance)}." if chance else "No arm is at or below chance on any category."
     weakest = "; ".join(text for _, text in sorted(found))
     return f"{said} The weakest category of every arm, from the weakest up: {weakest}.\n\n{STRUCTURE}"
 
