@@ -108,8 +108,14 @@ def _categories(config: RunConfig) -> list[Category]:
     return open_dataset(config.data.format, Path(config.data.root) if config.data.root else None, config.data.category)
 
 
-def train_one(config: RunConfig, name: str, categories: Sequence[Category], folder: Path, ranks: Ranks) -> Detector:
-    """Train and calibrate one detector on the good pictures of ``categories``; rank 0 writes it into ``folder``."""
+def train_one(
+    config: RunConfig, name: str, categories: Sequence[Category], folder: Path, ranks: Ranks, until: int | None = None
+) -> Detector:
+    """Train and calibrate one detector on the good pictures of ``categories``; rank 0 writes it into ``folder``.
+
+    Args:
+        until: pause after so many steps: a checkpoint is left instead of a detector, and the same call goes on from it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     samples = [sample for category in categories for sample in category.train]
     own, apart, names = _pictures(config, name, samples, ranks)
@@ -120,12 +126,12 @@ def train_one(config: RunConfig, name: str, categories: Sequence[Category], fold
         begun, detector, came_to = 0, remember(config, own, ranks, folder), {}
     else:
         trainer = Trainer(config, own, names, ranks, folder, fingerprint(config, name, samples), textures, held_out=apart)
-        begun, detector = trainer.step, trainer.train()
+        begun, detector = trainer.step, trainer.train(until)
         came_to = trainer.came_to
     calibrate(detector, apart)
     seconds = time.perf_counter() - started
     detector.about |= {"categories": [c.name for c in categories], "versions": versions(), "seed": config.seed}
-    if ranks.first:
+    if ranks.first and (until is None or until >= config.training.steps or config.model.student == "bank"):
         kept = record(begun, seconds, ranks) | came_to
         _write_json(folder / TRAINING, kept | {"diagnostics": diagnose(config, detector, apart, textures)})
         detector.save(folder)

@@ -104,20 +104,24 @@ class Trainer:
             module.student.compile()
         return engines.build(module, self.config.training, self.ranks, self.dtype, self.user)
 
-    def train(self) -> Detector:
+    def train(self, until: int | None = None) -> Detector:
         """Run the remaining steps; returns the detector, in eval mode, not yet calibrated.
+
+        Args:
+            until: pause after so many steps of the whole, with a checkpoint that another trainer goes on from.
 
         Raises:
             TrainingError: training.max_bad_steps steps in a row had a loss that is not finite.
             Terminated: SIGTERM, on any rank; a checkpoint of the step just done is there.
         """
         training = self.config.training
+        end = training.steps if until is None else min(until, training.steps)
         self.engine.train()
         if self.pool.stream is not None:
             self.pool.stream.begin(self.sampler, training.steps, pin=self.ranks.device.type == "cuda")
         termination.deferred = True
         try:
-            while self.step < training.steps:
+            while self.step < end:
                 now = phase(self.step, training, self.config.objective, self.detector.adapter is not None)
                 self._step(now)
                 self.step += 1
@@ -131,6 +135,8 @@ class Trainer:
             termination.deferred = False
             if self.pool.stream is not None:
                 self.pool.stream.end()
+        if end < training.steps:
+            self._save()
         weights = checkpoint.parameters(self.engine.module) if self.apart else {}
         self.engine.destroy()
         if self.apart:
