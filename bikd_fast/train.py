@@ -8,12 +8,14 @@ from pathlib import Path
 
 from bikd_fast.arguments import guarded, parse_run, run_parser
 from bikd_fast.config import ConfigError
+from bikd_fast.errors import said_once
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, train every detector of the run, evaluate, report; RUN/DONE says that all of it was done."""
-    words = resuming(sys.argv[1:] if arguments is None else arguments)
-    config = parse_run(run_parser("bikd train", "Train a detector from good pictures."), words)
+    with said_once():
+        words = resuming(sys.argv[1:] if arguments is None else arguments)
+        config = parse_run(run_parser("bikd train", "Train a detector from good pictures."), words)
 
     from bikd_fast.inference.run import evaluate_run
     from bikd_fast.inference.shares import Share
@@ -27,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if ranks.leads:
             finish(run)
 
-    distributed.together(work, config.training.silence, apart=side_by_side(config, distributed.job_size()))
+    with said_once():
+        apart = side_by_side(config, distributed.job_size())
+    distributed.together(work, config.training.silence, apart=apart)
     return 0
 
 

@@ -26,6 +26,7 @@ _FOREIGN = {  # launchers other than DeepSpeed's name the same things otherwise
     "RANK": ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"),
     "WORLD_SIZE": ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"),
     "LOCAL_RANK": ("SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID"),
+    "LOCAL_SIZE": ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"),
 }
 _LAUNCHERS = re.compile(r"deepspeed|torchrun|torch\.distributed|mpirun|mpiexec|orted|prte|hydra|slurmstepd")
 SILENCE = 45.0  # seconds
@@ -153,7 +154,7 @@ def _join() -> torch.device:
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
-        share_cores(int(os.environ.get("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+        share_cores(int(os.environ.get("LOCAL_SIZE", "1")))
     if get_accelerator().device_name() == "cpu":
         # DeepSpeed would compile a shared-memory all-reduce that training never calls: 45 s, and a crash without a compiler.
         from deepspeed.ops import __compatible_ops__

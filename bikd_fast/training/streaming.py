@@ -59,7 +59,7 @@ class Stream:
 
     def begin(self, sampler: Sampler, steps: int, pin: bool) -> None:
         """Fetch the pictures of steps to come on threads; ``pin``: into memory that a GPU reads by itself."""
-        sharing = int(os.environ.get("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        sharing = int(os.environ.get("LOCAL_SIZE", "1"))
         threads = max(1, default_threads() // sharing)
 
         def make(step: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -87,7 +87,7 @@ def in_memory(count: int, size: int, limit_gb: float) -> bool:
     Args:
         limit_gb: what they may take in all; 0 is :data:`MEMORY_SHARE` of the machine's memory.
     """
-    sharing = int(os.environ.get("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    sharing = int(os.environ.get("LOCAL_SIZE", "1"))
     limit = limit_gb * 1e9 if limit_gb else MEMORY_SHARE * memory()
     return COPIES_HELD * count * 3 * size * size * sharing <= limit
 

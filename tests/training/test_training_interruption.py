@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from tiny import one_category
 
+from bikd_fast import errors
 from bikd_fast.arguments import parse_run, run_parser
 from bikd_fast.config import ConfigError
 from bikd_fast.train import resuming
@@ -105,6 +106,18 @@ def test_resume_takes_auto_never_and_folders(tmp_path):
 def test_which_trainings_run_side_by_side(tiny_mvtec, tmp_path, size, options, beside):
     config = settings(tiny_mvtec, tmp_path, "--data.category", "all", *options)
     assert side_by_side(config, size) == beside
+
+
+@pytest.mark.parametrize(("rank", "waits"), [("0", False), ("3", True)])
+def test_only_the_first_rank_of_a_machine_says_what_is_wrong_at_once(rank, waits, monkeypatch, capsys):
+    """The others say it after the launcher has had the time to end them, with what was said before it, options included."""
+    said_before_waiting = []
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    monkeypatch.setattr(errors.time, "sleep", lambda seconds: said_before_waiting.append(capsys.readouterr().err))
+    with pytest.raises(SystemExit), errors.said_once():
+        parse_run(run_parser("test", ""), ["--training.stepz", "3"])
+    assert said_before_waiting == ([""] if waits else [])
+    assert "stepz" in capsys.readouterr().err
 
 
 def test_one_detector_cannot_be_trained_side_by_side(tiny_mvtec, tmp_path):
