@@ -8,6 +8,7 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
+from timm.layers import Format
 from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -43,6 +44,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.name, self.pool = name, pool
         self.net = _create(name, strides, image_size)
+        self.channels_at_the_end = getattr(self.net, "output_fmt", None) == Format.NHWC  # Swin and its kin
         info: Any = self.net.feature_info
         self.channels: tuple[int, ...] = tuple(info.channels())
         self.strides: tuple[int, ...] = tuple(info.reduction())
@@ -73,6 +75,8 @@ class Backbone(nn.Module):
 
     def forward(self, pictures: torch.Tensor) -> list[torch.Tensor]:
         levels = self.net(self.normalise(pictures))
+        if self.channels_at_the_end:
+            levels = [f.permute(0, 3, 1, 2) for f in levels]  # (B, H, W, C) in memory is channels_last, which the kernels take as it is
         if self.pool > 1:
             levels = [F.avg_pool2d(f, self.pool, 1, self.pool // 2, count_include_pad=False) for f in levels]
         return list(levels)
@@ -93,6 +97,11 @@ def _create(name: str, strides: Sequence[int], image_size: int) -> nn.Module:
     if any(r & (r - 1) for r in reductions):
         raise WeightsError(f"model.teacher: {name} has levels at strides {reductions}; students need powers of two. Take another.")
     if len(set(reductions)) == 1:  # a vision transformer: every block has the same stride, so depth takes the place of scale
+        if set(strides) - set(reductions) and tuple(strides) != DEFAULT_STRIDES:
+            raise WeightsError(
+                f"model.strides: every block of {name} has stride {reductions[0]}; its levels are the blocks at a quarter, a half and "
+                "three quarters of its depth. Leave model.strides out."
+            )
         whole: Any = timm.create_model(name, pretrained=False)  # the extractor by itself tells only of its last few blocks
         last = len(whole.feature_info) - 1
         indices = tuple(sorted({max(0, round(last * f)) for f in (0.25, 0.5, 0.75)}))
@@ -102,7 +111,21 @@ def _create(name: str, strides: Sequence[int], image_size: int) -> nn.Module:
     if missing:
         raise WeightsError(f"model.strides: {name} has levels at strides {reductions}, not at {missing}. Choose among those.")
     indices = tuple(reductions.index(s) for s in strides)
-    return timm.create_model(name, pretrained=False, features_only=True, out_indices=indices)
+    wanted: dict[str, Any] = dict(pretrained=False, features_only=True, out_indices=indices)
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.fixed_input_size:
+        return timm.create_model(name, **wanted)
+    try:  # windows or position embeddings are laid out for one size of pictures
+        net = timm.create_model(name, **wanted, img_size=image_size)
+        with torch.inference_mode():
+            net.eval()(torch.zeros(1, 3, image_size, image_size))
+        return net
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        usual = config.input_size[-1]
+        raise WeightsError(
+            f"model.teacher: {name} cannot read pictures of {image_size} pixels ({str(error).splitlines()[0]}); it was made for {usual}. "
+            f"Set data.image_size to {usual}, or take another teacher."
+        ) from error
 
 
 def _fold_batchnorm(module: nn.Module) -> None:

@@ -64,6 +64,26 @@ def test_vision_transformers_give_three_levels_of_one_stride():
     assert [tuple(f.shape) for f in backbone(torch.rand(1, 3, 64, 64))] == [(1, 192, 4, 4)] * 3
 
 
+def test_strides_of_a_vision_transformer_cannot_be_chosen():
+    with pytest.raises(WeightsError, match=r"every block of vit_tiny_patch16_224 has stride 16"):
+        Backbone("vit_tiny_patch16_224", strides=(8, 16), image_size=64)
+
+
+def test_levels_with_the_channels_last_are_turned():
+    backbone = Backbone("swin_tiny_patch4_window7_224", image_size=64)
+    pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    levels = backbone(pictures)
+    assert [tuple(f.shape) for f in levels] == [(2, 96, 16, 16), (2, 192, 8, 8), (2, 384, 4, 4)]
+    assert backbone.channels == (96, 192, 384) and all(f.is_contiguous(memory_format=torch.channels_last) for f in levels)
+    theirs = backbone.net(backbone.normalise(pictures))
+    assert torch.equal(levels[0][:, 5, 3, 2], theirs[0][:, 3, 2, 5])
+
+
+def test_a_size_that_a_transformer_cannot_read():
+    with pytest.raises(WeightsError, match=r"maxvit_tiny_rw_224 cannot read pictures of 80 pixels .* data.image_size to 224"):
+        Backbone("maxvit_tiny_rw_224", image_size=80)
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_weights_from_a_file(tmp_path, suffix):
     torch.manual_seed(1)
