@@ -76,7 +76,7 @@ class Backbone(nn.Module):
     def forward(self, pictures: torch.Tensor) -> list[torch.Tensor]:
         levels = self.net(self.normalise(pictures))
         if self.channels_at_the_end:
-            levels = [f.permute(0, 3, 1, 2) for f in levels]  # (B, H, W, C) in memory is channels_last, which the kernels take as it is
+            levels = [f.permute(0, 3, 1, 2) for f in levels]  # channels_last in memory, as the kernels like it
         if self.pool > 1:
             levels = [F.avg_pool2d(f, self.pool, 1, self.pool // 2, count_include_pad=False) for f in levels]
         return list(levels)
@@ -99,8 +99,8 @@ def _create(name: str, strides: Sequence[int], image_size: int) -> nn.Module:
     if len(set(reductions)) == 1:  # a vision transformer: every block has the same stride, so depth takes the place of scale
         if set(strides) - set(reductions) and tuple(strides) != DEFAULT_STRIDES:
             raise WeightsError(
-                f"model.strides: every block of {name} has stride {reductions[0]}; its levels are the blocks at a quarter, a half and "
-                "three quarters of its depth. Leave model.strides out."
+                f"model.strides: every block of {name} has stride {reductions[0]}; its levels are the blocks at a quarter, a half "
+                "and three quarters of its depth. Leave model.strides out."
             )
         whole: Any = timm.create_model(name, pretrained=False)  # the extractor by itself tells only of its last few blocks
         last = len(whole.feature_info) - 1
@@ -123,8 +123,8 @@ def _create(name: str, strides: Sequence[int], image_size: int) -> nn.Module:
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         usual = config.input_size[-1]
         raise WeightsError(
-            f"model.teacher: {name} cannot read pictures of {image_size} pixels ({str(error).splitlines()[0]}); it was made for {usual}. "
-            f"Set data.image_size to {usual}, or take another teacher."
+            f"model.teacher: {name} cannot read pictures of {image_size} pixels ({str(error).splitlines()[0]}); it was made for "
+            f"{usual}. Set data.image_size to {usual}, or take another teacher."
         ) from error
 
 
