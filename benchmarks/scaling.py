@@ -11,19 +11,18 @@ between the rank counts, so that a drift of the machine hits both. Results go to
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import math
 import os
-import platform
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
+
+import torch
+from common import append, environment
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/scaling.csv"
@@ -109,21 +108,17 @@ def main() -> None:
                 print(ranks, measured[ranks][-1], flush=True)
     best = {r: max(rounds, key=lambda row: row["pictures_per_second"]) for r, rounds in measured.items()}
     base = best[options.ranks[0]]["pictures_per_second"]
-    new = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
-        for ranks, row in best.items():
-            line = {
-                "date": date.today().isoformat(), "machine": platform.machine(), "cores": os.cpu_count(),
-                "load": round(os.getloadavg()[0], 1), "torch": version("torch"), "options": " ".join(passed), "ranks": ranks,
-                "pictures_per_rank": options.per_rank, **{k: round(v, 4) for k, v in row.items()},
-                "speedup": round(row["pictures_per_second"] / base, 3),
-            }  # fmt: skip
-            writer = csv.DictWriter(file, line)
-            if new:
-                writer.writeheader()
-                new = False
-            writer.writerow(line)
-            print(line)
+    rows = [
+        {
+            "ranks": ranks, "pictures_per_rank": options.per_rank, "steps": options.steps, "options": " ".join(passed),
+            **{key: round(value, 4) for key, value in row.items()}, "speedup": round(row["pictures_per_second"] / base, 3),
+            **environment("cuda" if torch.cuda.is_available() else "cpu"), "threads": 1,
+        }
+        for ranks, row in best.items()
+    ]  # fmt: skip
+    append(RESULTS, rows, list(rows[0]))
+    for row in rows:
+        print(f"{row['ranks']} ranks: {row['pictures_per_second']:.2f} pictures/s, {row['speedup']:.2f} times one rank's")
 
 
 if __name__ == "__main__":
