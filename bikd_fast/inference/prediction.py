@@ -5,17 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
 from bikd_fast.inference.inputs import each, square, together, unit
 from bikd_fast.inference.pipeline import in_batches
 
-if TYPE_CHECKING:
-    from bikd_fast.models.detector import Detector
-
 BATCH = 8
+
+
+class Looker(Protocol):
+    """As much of a :class:`bikd_fast.models.detector.Detector` as predicting takes; detectors know this module, not the reverse."""
+
+    image_size: int
+    threshold: torch.Tensor
+    pixel_threshold: torch.Tensor
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def __call__(self, pictures: torch.Tensor, /) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -41,7 +51,7 @@ class Prediction:
         return len(self.scores)
 
 
-def predict(detector: Detector, images: Any, batch: int = BATCH) -> Prediction:
+def predict(detector: Looker, images: Any, batch: int = BATCH) -> Prediction:
     """Scores, maps, labels and masks of pictures.
 
     Args:
@@ -64,7 +74,7 @@ def predict(detector: Detector, images: Any, batch: int = BATCH) -> Prediction:
 
 
 @torch.inference_mode()
-def run_batches(detector: Detector, squares: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def run_batches(detector: Looker, squares: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Maps (b, S, S) and scores (b,) on the CPU; squares of one dtype that follow each other go through together."""
     start = 0
     for stop in range(1, len(squares) + 1):
@@ -75,7 +85,7 @@ def run_batches(detector: Detector, squares: list[torch.Tensor]) -> Iterator[tup
         start = stop
 
 
-def judged(detector: Detector, scores: torch.Tensor, maps: torch.Tensor) -> Prediction:
+def judged(detector: Looker, scores: torch.Tensor, maps: torch.Tensor) -> Prediction:
     """Scores and maps with what the detector's thresholds make of them."""
     threshold, pixel = detector.threshold.item(), detector.pixel_threshold.item()
     labels = None if math.isnan(threshold) else scores >= threshold
