@@ -14,8 +14,6 @@ pytestmark = [
 RESNET18 = ((64, 64, 64), (128, 32, 32), (256, 16, 16))
 WIDE_RESNET50 = ((256, 64, 64), (512, 32, 32), (1024, 16, 16))
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-# Rounded to nearest on a GPU: half a unit in the last place, as against the interpreter's truncation.
-LIMIT = {torch.float32: 2e-5, torch.bfloat16: 2.0**-8, torch.float16: 2e-3}
 
 
 @pytest.mark.parametrize("shapes", [RESNET18, WIDE_RESNET50], ids=["resnet18", "wide_resnet50"])
@@ -24,8 +22,8 @@ LIMIT = {torch.float32: 2e-5, torch.bfloat16: 2.0**-8, torch.float16: 2e-3}
 def test_real_shapes(shapes, dtype: torch.dtype, last: bool) -> None:
     teacher, student = (maps(shapes, 4, dtype, last, seed, "cuda") for seed in (0, 1))
     for options in (dict(), dict(reduction="none"), dict(over="map")):
-        check_pair(teacher, student, "triton", limit=LIMIT[dtype], **options)
-    check_objective(objective_inputs(shapes, 2, (dtype,) * 3, last, device="cuda"), "triton", limit=LIMIT[dtype],
+        check_pair(teacher, student, "triton", **options)
+    check_objective(objective_inputs(shapes, 2, (dtype,) * 3, last, device="cuda"), "triton",
                     beta=torch.tensor(0.4, device="cuda"))
 
 

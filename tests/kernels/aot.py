@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,44 +49,74 @@ def compile_kernel(operator: str, arch: str, dtype: str, last: bool, channels: t
     constants = FLAGS[operator] | dict(
         L=levels, C=channels, BLOCK_C=tuple(t[0] for t in tiles), BLOCK_P=tuple(t[1] for t in tiles),
         NHWC=(last,) * levels, EVEN_P=(True,) * levels)
-    signature: dict[str, Any] = {}
-    aligned: dict[tuple[int, ...], Any] = {}
-    for i, name in enumerate(kernel.arg_names):
-        places: list[tuple[int, ...]] = []
-        if name in constants:
-            signature[name] = "constexpr"
-        elif name in MAPS[operator] or name in OTHERS[operator] or name in PER_LEVEL_INTS or name in PER_LEVEL_FLOATS:
+    kinds: dict[str, Any] = {}
+    for name in kernel.arg_names:
+        if name in MAPS[operator] or name in OTHERS[operator] or name in PER_LEVEL_INTS or name in PER_LEVEL_FLOATS:
             kind = (f"*{dtype}" if name in MAPS[operator] else {"W": "*fp32", "REGION": "*u8"}.get(name)
                     or ("i32" if name in PER_LEVEL_INTS else "fp32"))
-            signature[name] = (kind,) * levels
-            if name not in PER_LEVEL_FLOATS and name != "ENDS":
-                places = [(i, j) for j in range(levels)]
+            kinds[name] = (kind,) * levels
         else:
-            signature[name] = SINGLE.get(name, "fp32")
-            places = [(i,)] if signature[name].startswith("*") else []
-        aligned |= {place: [["tt.divisibility", 16]] for place in places}
-    source = ASTSource(kernel, signature, constants, attrs=aligned)
+            kinds[name] = SINGLE.get(name, "fp32")
+    aligned = pointers(kinds) | set(PER_LEVEL_INTS) - {"ENDS"}
     warps = tiles[0][2]
-    backend, number, width = ("hip", arch, 64) if arch.startswith("gfx") else ("cuda", int(arch[3:]), 32)
-    compiled = triton.compile(source, target=GPUTarget(backend, number, width), options={"num_warps": warps})
-    return compiled, warps * width, sum(t[0] * t[1] for t in tiles)
+    compiled = build(kernel, kinds, constants, arch, aligned, warps)
+    return compiled, warps * lanes(arch), sum(t[0] * t[1] for t in tiles)
+
+
+def lanes(arch: str) -> int:
+    """Threads of a warp."""
+    return 64 if arch.startswith("gfx") else 32
+
+
+def pointers(kinds: dict[str, Any]) -> set[str]:
+    """Arguments that are pointers or tuples of them."""
+    return {n for n, kind in kinds.items() if (kind[0] if isinstance(kind, tuple) else kind).startswith("*")}
+
+
+def build(kernel: Any, kinds: dict[str, Any], constants: dict[str, Any], arch: str, aligned: Collection[str] | None = None,
+          warps: int = 4) -> Any:
+    """Compile for an architecture as "sm_90" or "gfx942".
+
+    kinds: type of each argument that is no constant, a tuple for a tuple of them. aligned: arguments known to be multiples of
+    16 (pointers: of 16 bytes, as torch's allocations are); by default every pointer.
+    """
+    names = kernel.arg_names
+    aligned = pointers(kinds) if aligned is None else aligned
+    signature = {n: "constexpr" if n in constants else kinds[n] for n in names}
+    attributes = {}
+    for i, n in enumerate(names):
+        if n in aligned and n not in constants:
+            places = [(i, j) for j in range(len(kinds[n]))] if isinstance(kinds[n], tuple) else [(i,)]
+            attributes |= {place: [["tt.divisibility", 16]] for place in places}
+    source = ASTSource(kernel, signature, {n: v for n, v in constants.items() if n in names}, attrs=attributes)
+    target = GPUTarget("hip", arch, 64) if arch.startswith("gfx") else GPUTarget("cuda", int(arch[3:]), 32)
+    return triton.compile(source, target=target, options={"num_warps": warps})
 
 
 def tool(name: str, *arguments: str) -> str:
     return subprocess.run([str(TOOLS / name), *arguments], capture_output=True, text=True, check=True).stdout
 
 
-def read_nvidia(compiled: Any) -> tuple[int, int, int, int]:
-    """(registers, spilled bytes, instructions, narrowest feature access in bits)."""
+def on_disk(tool_name: str, option: str, compiled: Any) -> str:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
-        usage = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", tool("cuobjdump", "-res-usage", file.name))
-        code = tool("nvdisasm", "-c", file.name)
+        return tool(tool_name, option, file.name)
+
+
+def resources(compiled: Any) -> tuple[int, int]:
+    """Registers a thread, and bytes of stack and local memory, which is what spills take, on NVIDIA."""
+    usage = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", on_disk("cuobjdump", "-res-usage", compiled))
     assert usage, "cuobjdump printed no resource usage"
+    return int(usage[1]), int(usage[2]) + int(usage[3])
+
+
+def read_nvidia(compiled: Any) -> tuple[int, int, int, int]:
+    """(registers, spilled bytes, instructions, narrowest feature access in bits)."""
+    code = on_disk("nvdisasm", "-c", compiled)
     names = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", code, re.M)
     widths = [int(found[1]) for n in names if (found := re.match(r"(?:LDG|STG)\.E.*?\.(64|128|256)\b", n))]
-    return int(usage[1]), int(usage[2]) + int(usage[3]), len(names), min(widths, default=32)
+    return *resources(compiled), len(names), min(widths, default=32)
 
 
 def read_amd(compiled: Any) -> tuple[int, int, int, int]:

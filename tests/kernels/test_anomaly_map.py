@@ -1,9 +1,6 @@
 """The anomaly map on the CPU against the definition, and through every way of tracing it."""
 
 import importlib
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -209,15 +206,3 @@ def test_errors_of_the_features_say_which_level() -> None:
         anomaly_map([], [], 32)
     with pytest.raises(RuntimeError, match="impl='triton' is not possible here"):
         anomaly_map([t.double() for t in teacher], [s.double() for s in student], 32, impl="triton")
-
-
-@pytest.mark.timeout(600)  # half a minute where the cores are free
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels' cases run on the GPU itself here")
-def test_kernels_under_the_interpreter() -> None:
-    cases = Path(__file__).with_name("test_anomaly_map_triton.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(cases)]
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=580)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert "passed" in done.stdout
-    assert "skipped" not in done.stdout

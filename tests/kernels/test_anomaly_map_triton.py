@@ -1,4 +1,4 @@
-"""The Triton kernels against the definition: on a GPU, or under TRITON_INTERPRET=1 (test_anomaly_map.py starts that).
+"""The Triton kernels against the definition: on a GPU, or under TRITON_INTERPRET=1 (test_interpreter.py starts that).
 
 Deterministic algorithms are on, so torch.empty is filled with NaN: an element the kernels forget to write shows.
 """

@@ -1,34 +1,17 @@
 """cosine_discrepancy on the CPU: against the frozen formula, against torch's own operators, and its promises."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
 from bikd_kernels import cosine_discrepancy
-from bikd_kernels.dispatch import HAS_TRITON
 from bikd_kernels.layout import CACHE_ELEMENTS
 from bikd_kernels.reference.naive import cosine_discrepancy_naive
-from fused_cases import LEVELS, assert_gradients, check_pair, maps
+from fused_cases import LEVELS, check_pair, maps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 CASES = [dict(), dict(reduction="sum"), dict(reduction="per_scale"), dict(reduction="none"), dict(over="map"),
          dict(over="map", reduction="none"), dict(scale_weights=[0.5, 0.0, 2.0, 1.0]), dict(dead="zero")]
-
-
-@pytest.mark.timeout(900)  # 40 s of work, but minutes where the machine is shared
-@pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed: the kernels are NOT tested here")
-def test_kernels_in_the_interpreter() -> None:
-    """TRITON_INTERPRET must be set before a kernel is defined, hence the process of its own."""
-    file = Path(__file__).with_name("test_fused_triton.py")
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(file)],
-                          env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    assert "skipped" not in done.stdout.splitlines()[-1]
 
 
 @pytest.mark.parametrize("options", CASES, ids=str)
@@ -43,7 +26,8 @@ def test_agrees_with_torch() -> None:
     theirs = sum((1 - F.cosine_similarity(t, s, dim=1)).mean() for t, s in zip(teacher, student))
     ours = cosine_discrepancy(teacher, student)
     torch.testing.assert_close(ours, theirs)
-    assert_gradients(torch.autograd.grad(ours, student), torch.autograd.grad(theirs, student))
+    for a, b in zip(torch.autograd.grad(ours, student), torch.autograd.grad(theirs, student)):
+        torch.testing.assert_close(a, b)
     stpm = [0.5 * (F.normalize(t, dim=1) - F.normalize(s, dim=1)).square().sum(1) for t, s in zip(teacher, student)]
     for a, b in zip(cosine_discrepancy(teacher, student, reduction="none"), stpm):
         torch.testing.assert_close(a, b)
@@ -71,6 +55,16 @@ def test_levels_larger_than_one_piece(last: bool) -> None:
     assert CACHE_ELEMENTS < 4 * 24 * 64 * 64
     for reduction in ("mean", "none"):
         check_pair(maps(levels, 4, last=last), maps(levels, 4, last=last, seed=1), "reference", reduction=reduction)
+
+
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("apart", [0.3, 0.03, 0.0])
+def test_nearly_parallel_vectors(apart: float, last: bool) -> None:
+    """Late in training: the gradient is a small difference of long vectors."""
+    teacher, noise = maps(last=last), maps(last=last, seed=1)
+    student = [(t + apart * n).detach().requires_grad_() for t, n in zip(teacher, noise)]
+    for reduction in ("mean", "none"):
+        check_pair(teacher, student, "reference", reduction=reduction)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
@@ -158,7 +152,7 @@ def test_empty_batch(options: dict) -> None:
        st.sampled_from(["mean", "sum", "per_scale", "none"]), st.sampled_from([0.0, 0.4]), st.integers(0, 99))
 def test_any_shape(levels, batch, last, over, reduction, dead, seed) -> None:
     teacher, student = (maps(levels, batch, last=last[k], seed=seed + k, dead=dead) for k in (0, 1))
-    check_pair(teacher, student, "reference", over=over, reduction=reduction, dead="zero", limit=2e-5, eps=1e-6)
+    check_pair(teacher, student, "reference", over=over, reduction=reduction, dead="zero", eps=1e-6)
 
 
 def test_backward_happens_once() -> None:

@@ -1,4 +1,4 @@
-"""The fused kernels against the formula: on a GPU, or under TRITON_INTERPRET=1 (test_cosine.py starts that).
+"""The fused kernels against the formula: on a GPU, or under TRITON_INTERPRET=1 (test_interpreter.py starts that).
 
 Deterministic algorithms are on, so torch.empty is filled with NaN: an element the kernels forget to write shows.
 """
@@ -45,8 +45,8 @@ def test_pair(dtype: torch.dtype, last: bool) -> None:
 @pytest.mark.parametrize("last", [True, False])
 @pytest.mark.parametrize("levels", [LOOPED, ((4100, 2, 1), (8, 1, 1))], ids=["looped", "very_deep"])
 def test_deep_levels(levels, last: bool) -> None:
-    check_pair(*both(levels, last=last), "triton", limit=1e-5)
-    check_pair(*both(levels, last=last), "triton", reduction="none", limit=1e-5)
+    check_pair(*both(levels, last=last), "triton")
+    check_pair(*both(levels, last=last), "triton", reduction="none")
 
 
 @pytest.mark.parametrize("options", [
@@ -56,6 +56,14 @@ def test_deep_levels(levels, last: bool) -> None:
 def test_options(options: dict, last: bool) -> None:
     check_pair(*both(ODD, last=last, dead=0.3), "triton", **options)
     check_pair(*both(ODD, torch.bfloat16, last=last), "triton", **options)
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_nearly_parallel_vectors(last: bool) -> None:
+    teacher, noise = both(((64, 4, 4), (160, 3, 3)), last=last)
+    student = [(t + 0.03 * n).detach().requires_grad_() for t, n in zip(teacher, noise)]
+    for reduction in ("mean", "none"):
+        check_pair(teacher, student, "triton", reduction=reduction)
 
 
 def test_weights_mixtures_and_strides() -> None:
@@ -99,7 +107,7 @@ def test_objective_options(last: bool) -> None:
     check_objective(inputs | dict(adapter_clean=None, adapter_corrupt=None), "triton", dead="torch")
     nothing = [torch.zeros_like(r) for r in inputs["regions"]]
     check_objective(inputs | dict(regions=nothing), "triton")
-    check_objective(objective_inputs(LOOPED, last=last, device=DEVICE), "triton", limit=1e-5)
+    check_objective(objective_inputs(LOOPED, last=last, device=DEVICE), "triton")
 
 
 @pytest.mark.parametrize("dead", ["torch", "zero"])
@@ -119,8 +127,8 @@ def test_objective_with_dead_positions(dead: str) -> None:
        st.integers(1, 3), st.booleans(), st.integers(0, 99))
 def test_any_shape(levels, batch, last, seed) -> None:
     teacher, student = (maps(levels, batch, last=last, seed=seed + k, device=DEVICE) for k in (0, 1))
-    check_pair(teacher, student, "triton", limit=2e-5)
-    check_objective(objective_inputs(levels, batch, last=last, seed=seed, device=DEVICE), "triton", limit=2e-5)
+    check_pair(teacher, student, "triton")
+    check_objective(objective_inputs(levels, batch, last=last, seed=seed, device=DEVICE), "triton")
 
 
 def test_upstream_of_one_changes_no_bit() -> None:

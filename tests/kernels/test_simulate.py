@@ -1,18 +1,11 @@
-"""simulate on the CPU against its rule, and the start of the same tests of the Triton kernels in the interpreter."""
+"""simulate on the CPU against its rule."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from bikd_kernels import simulate
-from bikd_kernels.dispatch import HAS_TRITON
 from simulate_cases import case, oracle
-
-HERE = Path(__file__).parent
 
 
 @pytest.mark.parametrize("impl", ["auto", "reference"])
@@ -99,15 +92,3 @@ def test_compiles_and_exports() -> None:
     for got in (compiled, exported):
         for a, b in zip(got, expected):
             assert torch.equal(a, b)
-
-
-@pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels' cases run on the GPU itself here")
-def test_triton_kernels_in_the_interpreter() -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    cases = str(HERE / "test_simulate_triton.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", cases]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert " passed" in done.stdout
-    assert "skipped" not in done.stdout

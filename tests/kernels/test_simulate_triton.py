@@ -1,4 +1,4 @@
-"""The Triton kernels of simulate against the rule: on a GPU, or under TRITON_INTERPRET=1 (test_simulate.py does that).
+"""The Triton kernels of simulate against the rule: on a GPU, or under TRITON_INTERPRET=1 (test_interpreter.py starts that).
 
 Deterministic algorithms are on, so torch.empty is filled with NaN or the largest integer: what is not written shows.
 """
