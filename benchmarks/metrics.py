@@ -1,4 +1,4 @@
-"""Time and memory of pixel metrics: ours, the MVTec way and scikit-learn, on the same maps in one process, in rotation.
+"""Time and memory of pixel metrics: ours, the MVTec way, scikit-learn and installed peers, on the same maps in one process.
 
     python benchmarks/metrics.py [--images 400] [--size 512] [--rounds 3] [--stream 10000]
 
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import scipy
 import sklearn
+from metrics_peers import installed
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
@@ -145,6 +146,8 @@ def measurements(args: argparse.Namespace) -> Iterator[dict[str, object]]:
         "MVTec way": ("AUPRO", lambda: mvtec_way(maps, masks), args.rounds),
         "scikit-learn": ("AUROC+AP+F1max", lambda: scikit_learn(maps, masks), 1),
     }
+    for name, (gives, peer) in installed().items():
+        methods[name] = (gives, lambda peer=peer: peer(maps, masks), 1)
     runs: dict[str, list[tuple[float, float, Result]]] = {name: [] for name in methods}
     for turn in range(args.rounds):
         for name, (_, run, times) in methods.items():
@@ -168,7 +171,8 @@ def measurements(args: argparse.Namespace) -> Iterator[dict[str, object]]:
         )
     if args.stream:
         few = maps[:16].copy(), masks[:16].copy()
-        del maps, masks, methods, run
+        methods.clear()
+        del maps, masks, run
         for images in (max(args.stream // 10, 1), args.stream):
             seconds, peak, result = timed(lambda n=images: long_stream(*few, n))
             yield row(
