@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -242,25 +243,42 @@ class Trainer:
         nuisance = self._lowered(backbone.normalise(made.nuisance))
         if not learns:
             return Inputs(clean, None, nuisance, None, keys=batch.keys)
-        needs_corrupt = now.backward or head or self.detector.student.reads != "image"
-        corrupt = self.pool.frozen(made.corrupted) if needs_corrupt else None
-        inputs = Inputs(clean, corrupt, nuisance, self._lowered(backbone.normalise(made.corrupted)), keys=batch.keys)
+        inputs = Inputs(clean, None, nuisance, self._lowered(backbone.normalise(made.corrupted)), keys=batch.keys)
+        counts = []
         if now.backward:
             inputs.regions = region_maps(made.mask, [(f.shape[-2], f.shape[-1]) for f in clean])
-            inputs.counts = self._over_ranks(region_counts(inputs.regions).float())
+            counts.append(region_counts(inputs.regions).float())
         if head:
             inputs.share = F.adaptive_avg_pool2d(made.mask.float(), (clean[0].shape[-2], clean[0].shape[-1]))
             clear = (inputs.share == 0).sum() + inputs.share.numel()  # the clean pictures count as normal everywhere
-            inputs.share_counts = self._over_ranks(torch.stack([clear, (inputs.share >= 0.25).sum()]).float())
+            counts.append(torch.stack([clear, (inputs.share >= 0.25).sum()]).float())
+        arrive = self._over_ranks(counts)  # they travel while the frozen backbone computes
+        if now.backward or head or self.detector.student.reads != "image":
+            inputs.corrupt = self.pool.frozen(made.corrupted)
+        counts = arrive()
+        if now.backward:
+            inputs.counts = counts[0]
+        if head:
+            inputs.share_counts = counts[-1]
         return inputs
 
     def _lowered(self, pictures: torch.Tensor) -> torch.Tensor:
         return pictures if self.low is None else pictures.to(self.low)
 
-    def _over_ranks(self, counts: torch.Tensor) -> torch.Tensor:
-        """Divisors of means over positions: over all ranks, divided by their number because gradients are averaged."""
-        if self.ranks.world > 1:
-            self.log.traffic.timed(dist.all_reduce)(counts)
-            counts /= self.ranks.world
-        return counts
+    def _over_ranks(self, counts: list[torch.Tensor]) -> Callable[[], list[torch.Tensor]]:
+        """Divisors of means over positions: over all ranks, divided by their number because gradients are averaged.
+
+        Sends them off at once; what is returned waits for them.
+        """
+        if self.ranks.world == 1 or not counts:
+            return lambda: counts
+        together = torch.cat([c.flatten() for c in counts])
+        work = dist.all_reduce(together, async_op=True)
+
+        def arrive() -> list[torch.Tensor]:
+            self.log.traffic.timed(work.wait)()
+            parts = (together / self.ranks.world).split([c.numel() for c in counts])
+            return [part.view_as(c) for part, c in zip(parts, counts)]
+
+        return arrive
 
