@@ -1,0 +1,1 @@
+"""The search, as its driver sees it. What runs on workers is bikd_fast.search."""

@@ -1,0 +1,163 @@
+"""The two things that run on the cluster: the search itself, and the measurement of its gain."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from bikd_fast.search.settings import apply
+from bikd_fast.search.trial import names_of, rungs
+from bikd_fast.search.worker import METRIC, Worker, resource
+from tune import cluster
+from tune import space as spaces
+from tune.records import Recorder, Row, best_of, read_rows
+from tune.schedule import scheduler, searcher
+from tune.search import GAIN, NEW_SEED, RESULTS, Options, read_settings, remember
+
+RETRIES = 3  # of a trial whose worker was lost; a trial that fails by itself is not tried again
+
+
+def search(options: Options, base: dict[str, Any], resumed: bool) -> bool:
+    """Run or take up the trials; True when all came to their end."""
+    folder = Path(options.output).resolve()
+    space, maps = spaces.load(Path(options.space) if options.space else None, options.latency)
+    first = spaces.first_points(space, base, [read_settings(path) for path in options.first])[: options.trials]
+    if not resumed:
+        remember(options, base, space={key: str(entry) for key, entry in space.items()}, first=len(first), seconds=0.0)
+    began, found = time.time(), cluster.connect(options.address, options.gpus_per_trial)
+    own, gpus, at_once = cluster.shares(found, options.gpus_per_trial, options.ranks_per_trial)
+    config = apply(base, {})
+    plan = rungs(names_of(config), config.training.steps, config.seed)
+    storage, name = _place(options, folder, "trials")
+    job = _job(options, base, storage, name, gpus, grid=maps, order=config.seed)
+    record = folder / RESULTS
+    try:
+        trainable = tune.with_resources(tune.with_parameters(Worker, job=job), own)
+        fit(
+            trainable,
+            storage,
+            name,
+            record,
+            lambda: tune.TuneConfig(
+                search_alg=searcher(options.searcher, space, first, config.seed, options.latency, at_once),
+                scheduler=scheduler(options.scheduler, space, resource(len(plan)), record),
+                num_samples=options.trials,
+                reuse_actors=options.scheduler == "asha" and options.ranks_per_trial == 1,
+                trial_dirname_creator=_short,
+            ),
+            space=spaces.to_ray(space) if options.searcher == "random" else {},
+        )
+        rows = read_rows(record)
+        done = len(rows) >= options.trials and all(row.status != "unfinished" for row in rows)
+        mixed = max(
+            (row for row in rows if row.result.get("mixed") and row.status == "finished"), key=lambda r: r.score, default=None
+        )
+        clean = best_of(rows)
+        if done and mixed is not None and (clean is None or clean.rung < mixed.rung or clean.score < mixed.score):
+            # what a population came to is trained once more, from scratch, as `bikd train` will
+            _fixed(trainable, storage, f"{name}-again", record, [mixed.values], at_once, reuse=False)
+        return done
+    finally:
+        kept = _seconds(options)
+        remember(options, base, seconds=kept + time.time() - began, slots=at_once, rungs=plan, cluster=found)
+        ray.shutdown()
+
+
+def gain(options: Options, base: dict[str, Any], best: Row) -> bool:
+    """Train the best and the job's own settings anew with seeds that the search has not seen; True when all came to their end."""
+    folder = Path(options.output).resolve()
+    values = best_values(base, best)
+    found = cluster.connect(options.address, options.gpus_per_trial)
+    own, gpus, at_once = cluster.shares(found, options.gpus_per_trial, options.ranks_per_trial)
+    storage, name = _place(options, folder, "gain")
+    job = _job(options, base, storage, name, gpus, whole=True, test=True)
+    points = [
+        {"_who": who, **drawn, "seed": NEW_SEED + base["seed"] + i}
+        for i in range(options.gain_seeds)
+        for who, drawn in (("default", {}), ("best", values))
+    ]
+    try:
+        trainable = tune.with_resources(tune.with_parameters(Worker, job=job), own)
+        _fixed(trainable, storage, name, folder / GAIN, points, at_once, reuse=options.ranks_per_trial == 1)
+        rows = read_rows(folder / GAIN)
+        return len(rows) >= len(points) and all(row.status != "unfinished" for row in rows)
+    finally:
+        ray.shutdown()
+
+
+def _fixed(trainable: Any, storage: str, name: str, record: Path, points: list, at_once: int, reuse: bool) -> None:
+    """Run given settings to their end, all of them."""
+    plan: dict[str, Any] = dict(metric=METRIC, mode="max", max_concurrent_trials=at_once, reuse_actors=reuse)
+    space = {"point": tune.grid_search(points)}
+    fit(trainable, storage, name, record, lambda: tune.TuneConfig(**plan, trial_dirname_creator=_short), space)
+
+
+def _short(trial: Any) -> str:
+    return trial.trial_id
+
+
+def best_values(base: Mapping[str, Any], best: Row) -> dict[str, Any]:
+    """What a trial drew and the map settings that suited it, as differences from the job."""
+    maps = {f"map.{key}": value for key, value in best.result["map"].items() if base["map"][key] != value}
+    return {**best.values, **maps}
+
+
+def fit(
+    trainable: Any, storage: str, name: str, record: Path, make: Callable[[], tune.TuneConfig], space: Mapping[str, Any]
+) -> None:
+    """Run the trials of an experiment, or what is left of them where it was begun before."""
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    path = f"{storage.rstrip('/')}/{name}"
+    if record.is_file() and tune.Tuner.can_restore(path):
+        tuner = tune.Tuner.restore(path, trainable, resume_unfinished=True, resume_errored=True, param_space=dict(space))
+    else:
+        tuner = tune.Tuner(
+            trainable,
+            param_space=dict(space),
+            tune_config=make(),
+            run_config=tune.RunConfig(
+                name=name,
+                storage_path=storage,
+                verbose=0,
+                callbacks=[Recorder(record)],
+                failure_config=tune.FailureConfig(max_failures=RETRIES),
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=None, checkpoint_frequency=1, checkpoint_at_end=False),
+            ),
+        )
+    tuner.fit()
+
+
+def _place(options: Options, folder: Path, what: str) -> tuple[str, str]:
+    if options.storage is None:
+        return str(folder / "ray"), what
+    storage = options.storage if "://" in options.storage else str(Path(options.storage).resolve())
+    return storage, f"{folder.name}-{what}"
+
+
+def _job(options: Options, base: Mapping[str, Any], storage: str, name: str, gpus: float, **more: Any) -> dict[str, Any]:
+    return {
+        "base": dict(base),
+        "grid": {},
+        "order": 0,
+        "whole": False,
+        "labels": options.validation,
+        "test": False,
+        "latency": options.latency,
+        "work": None if "://" in storage else f"{storage}/{name}-files",
+        "ranks": options.ranks_per_trial,
+        "gpus": gpus,
+        **more,
+    }
+
+
+def _seconds(options: Options) -> float:
+    import json
+
+    path = Path(options.output) / "search.json"
+    return float(json.loads(path.read_text()).get("seconds", 0.0)) if path.is_file() else 0.0

@@ -1,0 +1,204 @@
+"""Search: `python tune/search.py --trials N --output DIR [any option of bikd train]`; `--resume DIR` goes on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a script, its folder is there, not the one above
+
+import yaml
+
+from bikd_fast.arguments import guarded, parse_run, run_parser
+from bikd_fast.config import ConfigError, RunConfig, check
+from bikd_fast.errors import UserError
+from tune import space as spaces
+
+STATE, RESULTS, GAIN = "search.json", "results.jsonl", "gain.jsonl"
+NEW_SEED = 1001  # the first of the seeds that gains are measured with: none that a trial was drawn or trained with
+
+
+@dataclass
+class Options:
+    """Of a search. The job itself is a :class:`RunConfig`."""
+
+    output: str
+    trials: int = 12
+    scheduler: str = "asha"
+    searcher: str = "random"
+    objective: str = "simulated"
+    validation: str | None = None
+    space: str | None = None
+    first: tuple[str, ...] = ()
+    latency: bool = False
+    gain_seeds: int = 3
+    address: str | None = None
+    storage: str | None = None
+    gpus_per_trial: float | None = None
+    ranks_per_trial: int = 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, search, measure the gain, write what comes out; 1 if no trial came to a result, 130 if interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options, base, resumed = parse(words)
+    from tune.drive import gain, search
+    from tune.outputs import write
+
+    folder = Path(options.output)
+    done = search(options, base, resumed)
+    best = write(folder)
+    if best is None:
+        print(f"error: no trial came to a result; {folder / 'trials.csv'} has their reasons.", file=sys.stderr)
+        return 1
+    if done and options.gain_seeds:
+        done = gain(options, base, best)
+        write(folder)
+    print(f"best     {folder / 'best.yaml'}\ntrials   {folder / 'trials.csv'}\npage     {folder / 'search.html'}")
+    if not done:
+        print(f"interrupted; `python tune/search.py --resume {folder}` goes on.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse(words: Sequence[str]) -> tuple[Options, dict[str, Any], bool]:
+    """(options, settings of the job as plain data, whether a search is taken up).
+
+    Raises:
+        ConfigError: what cannot work, before anything is started.
+    """
+    from bikd_fast.search.settings import plain
+    from bikd_fast.search.trial import names_of
+
+    parser = _parser()
+    given, rest = parser.parse_known_args(words)
+    if "-h" in rest or "--help" in rest:
+        parser.print_help()
+        print("\nand every option of `bikd train` (bikd train --help): they describe the job that is searched for.")
+        raise SystemExit(0)
+    if given.resume is not None:
+        return _taken_up(given, rest)
+    if given.output is None:
+        raise ConfigError("output: name the folder that the search is to fill: --output DIR.")
+    chosen: dict[str, Any] = vars(given) | {"first": tuple(given.first)}
+    options = Options(**{key: value for key, value in chosen.items() if key != "resume"})
+    if (Path(options.output) / STATE).is_file():
+        raise ConfigError(
+            f"output: {options.output} holds a search. Go on with --resume {options.output}, or name another folder."
+        )
+    if options.trials < 1 or options.gain_seeds < 0 or options.ranks_per_trial < 1:
+        raise ConfigError("trials and ranks-per-trial must be at least 1, gain-seeds at least 0.")
+    if options.latency and options.searcher != "optuna":
+        raise ConfigError("latency: two objectives need --searcher optuna.")
+    if (options.objective == "labelled") != (options.validation is not None):
+        raise ConfigError("objective: labelled and --validation DIR (your labelled pictures) belong together.")
+    config = absolute(replace(parse_run(run_parser("tune/search.py", ""), rest), output=None, resume="auto"))
+    check(config)
+    if options.validation and config.data.root and Path(options.validation).resolve() == Path(config.data.root).resolve():
+        raise ConfigError(
+            "validation: that is the data set itself, whose test pictures must choose nothing. Name another folder."
+        )
+    if options.validation:
+        options.validation = str(Path(options.validation).resolve())
+    names_of(config)  # the embedded set is written before workers ask for it, and a missing one is told now
+    base = plain(config)
+    space, _ = spaces.load(Path(options.space) if options.space else None, options.latency)
+    spaces.first_points(space, base, [])
+    return options, base, False
+
+
+def absolute(config: RunConfig) -> RunConfig:
+    """Relative paths are of this process's folder; workers have another."""
+
+    def whole(path: str | None) -> str | None:
+        return str(Path(path).expanduser().resolve()) if path else path
+
+    weights = config.model.weights
+    return replace(
+        config,
+        data=replace(config.data, root=whole(config.data.root), textures=whole(config.data.textures)),
+        model=replace(config.model, weights=str(whole(weights)) if Path(weights).is_file() else weights),
+        deepspeed_config=whole(config.deepspeed_config),
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tune/search.py", description=__doc__, allow_abbrev=False, add_help=False)
+    add = parser.add_argument
+    add("--trials", type=int, default=Options.trials, help="settings to try")
+    add("--output", help="folder for best.yaml, trials.csv, search.html")
+    add("--resume", metavar="DIR", help="go on with the search in DIR")
+    add("--scheduler", choices=("asha", "pbt"), default="asha", help="which trials go on: successive halving, or a population")
+    add("--searcher", choices=("random", "optuna"), default="random", help="what is tried next")
+    add("--objective", choices=("simulated", "labelled"), default="simulated", help="what trials are judged by")
+    add("--validation", metavar="DIR", help="labelled pictures, laid out as data.format, for --objective labelled")
+    add("--space", metavar="FILE", help="YAML that narrows or widens what is searched (docs/search.md)")
+    add(
+        "--first",
+        nargs="*",
+        default=[],
+        metavar="FILE",
+        help="settings (YAML) to try first, best.yaml of another search for one",
+    )
+    add("--latency", action="store_true", help="also prefer fast detectors; needs --searcher optuna")
+    add(
+        "--gain-seeds",
+        type=int,
+        default=Options.gain_seeds,
+        help="new seeds that best and default are trained with; 0: no gain",
+    )
+    add("--address", help="of a Ray cluster; default RAY_ADDRESS, else one is started here")
+    add("--storage", help="folder visible on every node, or a bucket (s3://...); default DIR/ray")
+    add("--gpus-per-trial", type=float, help="may be a fraction; default 1 where there are GPUs")
+    add("--ranks-per-trial", type=int, default=1, help="processes a trial, trained by DeepSpeed in a Ray Train worker group")
+    return parser
+
+
+def _taken_up(given: argparse.Namespace, rest: Sequence[str]) -> tuple[Options, dict[str, Any], bool]:
+    path = Path(given.resume) / STATE
+    if not path.is_file():
+        raise ConfigError(f"resume: {given.resume} holds no search (no {STATE} there).")
+    if rest:
+        raise ConfigError(f"resume: a search goes on with its own settings; leave out {' '.join(rest)}.")
+    kept = json.loads(path.read_text())
+    options = Options(**kept["options"] | {"output": given.resume})
+    options.first = tuple(options.first)
+    if given.address:
+        options.address = given.address
+    return options, kept["base"], True
+
+
+def remember(options: Options, base: dict[str, Any], **more: Any) -> None:
+    """Write DIR/search.json, from which a search is taken up."""
+    folder = Path(options.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / STATE
+    kept = json.loads(path.read_text()) if path.is_file() else {"began": time.time()}
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(kept | {"options": asdict(options), "base": base} | more, indent=1))
+    temporary.replace(path)
+
+
+def read_settings(path: str) -> dict[str, Any]:
+    """Settings of a YAML file, as plain data.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    from bikd_fast.arguments import load_run
+    from bikd_fast.search.settings import plain
+
+    try:
+        return plain(load_run(Path(path)))
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"first: {path} cannot be read ({error}).") from error
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

@@ -1,0 +1,153 @@
+"""What the search may change, how far, and why. A YAML file of the user's narrows or widens it.
+
+Every range holds the default, so that the first trial can be the defaults. Keys are those of the settings
+(bikd_fast/search/settings.py); map settings need no training and are tried on every trained detector instead of being drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bikd_fast.config import ConfigError, MapConfig
+from bikd_fast.search.settings import TEACHER_RATE, neat, read
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from low to high; ``log``: factors count, not differences."""
+
+    low: float
+    high: float
+    log: bool = False
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of some values."""
+
+    values: tuple[Any, ...]
+    why: str = ""
+
+
+Space = dict[str, Range | Choice]
+
+SPACE: Space = {
+    "objective.beta": Range(0.0, 0.6, why="0 is one-way distillation; above 0.6 the student's own loss is the lesser half"),
+    "training.forward_only": Range(0.1, 0.4, why="the student has to know something before it teaches"),
+    "training.ramp": Range(0.0, 0.3, why="a jump to a gentle rise; with the other phases below the whole"),
+    "objective.margin": Range(0.2, 1.0, why="1 - cos of unrelated features is about 1: no more can be asked for"),
+    "model.bound": Range(0.1, 0.9, why="below 0.1 the teacher cannot move, at 1 it may erase a feature"),
+    "training.lr_student": Range(3e-4, 3e-3, log=True, why="a factor of three about AdamW's usual 1e-3 on a few hundred steps"),
+    TEACHER_RATE: Range(0.01, 0.1, log=True, why="a tenth is the most that the anchor holds (config.check)"),
+    "simulation.scale": Range(0.5, 2.0, log=True, why="half to twice the size of every defect"),
+    "simulation.coverage.1": Range(0.04, 0.25, log=True, why="greatest area; a quarter of the picture is hardly a defect"),
+    "simulation.opacity.0": Range(0.05, 0.5, why="faintest defects: from barely visible to plain"),
+    "simulation.nuisance": Range(0.0, 2.0, why="off to twice the harmless noise of the defaults"),
+    "simulation.foreground": Choice((True, False), why="defects on the object alone, or anywhere"),
+    **{
+        f"simulation.kinds.{kind}": Range(0.0, 4.0, why="left out to twice the greatest default share")
+        for kind in ("blend", "patch", "scar", "curve", "warp", "stain", "blur", "missing", "hole")
+    },
+}
+MAPS: dict[str, tuple[Any, ...]] = {  # setting of map: values tried on every trained detector, besides the job's own
+    "sigma": (2.0, 6.0),  # half and one and a half times the default of 4 pixels; flat in between
+    "combine": ("sum", "product"),  # any level may raise an alarm, or all have to
+    "score": ("max", "topk"),  # one pixel may raise an alarm, or a hundred have to
+}
+LATENCY: Space = {  # drawn only where latency is an objective too: nothing above changes the networks
+    "model.size": Range(0.125, 1.0, log=True, why="width of the student: an eighth to twice the default"),
+    "model.depth": Choice((1, 2), why="residual blocks a stage"),
+}
+KNOWN: tuple[dict[str, Any], ...] = (  # first trials after the defaults: what did well, as differences from them
+    {"objective.beta": 0.0},  # one-way distillation: what the method has to beat
+    {"training.lr_student": 0.002},
+)
+
+
+def load(path: Path | None, latency: bool = False) -> tuple[Space, dict[str, list[Any]]]:
+    """The space and the map settings, changed by a YAML file.
+
+    A key with ``[low, high]`` is a range (with ``log`` as a third entry: of factors), with ``{values: [...]}`` a choice, with
+    ``null`` it is left as the job has it. ``map.sigma`` and other map settings take a plain list of values.
+
+    Raises:
+        ConfigError: names the key and what is wrong with it.
+    """
+    space: Space = dict(SPACE) | (LATENCY if latency else {})
+    maps = {name: list(values) for name, values in MAPS.items()}
+    if path is None:
+        return space, maps
+    try:
+        given = yaml.safe_load(path.read_text()) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"space: {path} cannot be read as YAML ({error}).") from error
+    if not isinstance(given, dict):
+        raise ConfigError(f"space: {path} must hold keys with ranges, such as `objective.beta: [0, 0.5]`.")
+    for key, value in given.items():
+        if key.startswith("map."):
+            name = key.removeprefix("map.")
+            if name not in MapConfig.__dataclass_fields__:
+                raise ConfigError(f"space: {key} is no setting of the map.")
+            maps[name] = list(value or [])
+        elif value is None:
+            space.pop(key, None)
+        else:
+            space[key] = _entry(key, value)
+    return space, maps
+
+
+def _entry(key: str, value: Any) -> Range | Choice:
+    if isinstance(value, dict) and isinstance(value.get("values"), list) and value["values"]:
+        return Choice(tuple(value["values"]))
+    numbers = value[:2] if isinstance(value, list) else []
+    if len(numbers) == 2 and all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
+        low, high, log = float(numbers[0]), float(numbers[1]), value[2:] == ["log"]
+        if low < high and not (log and low <= 0) and value[2:] in ([], ["log"]):
+            return Range(low, high, log)
+    raise ConfigError(f"space: {key}: {value} is neither [low, high], [low, high, log] with low < high, nor {{values: [...]}}.")
+
+
+def first_points(space: Space, base: Mapping[str, Any], given: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The first trials: the job's own settings, then the known good ones and those of ``given`` (whole settings), each once.
+
+    Raises:
+        ConfigError: a key of the space that is no setting, or a default outside its range.
+    """
+    own = {key: neat(read(base, key)) for key in space}
+    for key, entry in space.items():
+        if not inside(entry, own[key]):
+            raise ConfigError(f"space: {key}: the job's own value {own[key]} lies outside {entry}. Widen the range.")
+    points = [own]
+    for change in KNOWN:
+        if all(key in space and inside(space[key], value) for key, value in change.items()):
+            points.append(own | change)
+    for settings in given:
+        there = {key: neat(read(settings, key)) for key in space}
+        points.append({key: value if inside(space[key], value) else own[key] for key, value in there.items()})
+    return [point for i, point in enumerate(points) if point not in points[:i]]
+
+
+def inside(entry: Range | Choice, value: Any) -> bool:
+    """Whether a value is one that could be drawn."""
+    if isinstance(entry, Choice):
+        return value in entry.values
+    return not isinstance(value, bool) and entry.low - 1e-9 <= value <= entry.high + 1e-9
+
+
+def to_ray(space: Space) -> dict[str, Any]:
+    """The space as Ray Tune's samplers."""
+    from ray import tune
+
+    made = {}
+    for key, entry in space.items():
+        if isinstance(entry, Choice):
+            made[key] = tune.choice(list(entry.values))
+        else:
+            made[key] = (tune.loguniform if entry.log else tune.uniform)(entry.low, entry.high)
+    return made
