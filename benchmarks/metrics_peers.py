@@ -1,7 +1,7 @@
 """Other packages' pixel metrics, for those that are installed; their values are recorded as they are, right or wrong.
 
-torchmetrics passes scores outside [0, 1] through a sigmoid, which makes equal what differs above 16.6; ADEval counts into 1000 linear
-bins. Neither is a dependency: `pip install torchmetrics` and `pip install adeval opencv-python-headless` make them rows.
+torchmetrics passes scores outside [0, 1] through a sigmoid, which makes equal what differs above 16.6; ADEval counts into 1000
+linear bins. Neither is a dependency: `pip install torchmetrics` and `pip install adeval opencv-python-headless` make them rows.
 """
 
 from __future__ import annotations
