@@ -202,7 +202,7 @@ class Detector(nn.Module):
             detector.level_weights, detector.mix = tuple(described["level_weights"]), tuple(described["mix"])
             detector.about = described["about"]
         except (KeyError, TypeError, RuntimeError) as error:  # a setting or a tensor that this version knows otherwise
-            reason = str(error).splitlines()[0]
+            reason = " ".join(str(error).split())[:160]  # torch names the tensor in its second line
             raise DetectorError(f"{path}: does not fit this version of bikd_fast ({reason}). Train again.") from error
         return detector.to(device).eval().requires_grad_(False)
 
