@@ -64,7 +64,7 @@ def model(options: argparse.Namespace) -> list[dict[str, float]]:
     rows = []
     fixed = options.step * options.fixed_share
     for n in (2**k for k in range(11)):
-        small = 3 * allreduce(n, 64, options.bandwidth * 1e9, options.latency * 1e-6)  # two counts and the flag, each step
+        small = 2 * allreduce(n, 64, options.bandwidth * 1e9, options.latency * 1e-6)  # the counts and the flag, each step
         gradients = allreduce(n, 4 * options.parameters, options.bandwidth * 1e9, options.latency * 1e-6)
         weak = options.step + small + gradients
         share = max(1.0, options.batch / n)  # pictures a rank of a batch that stays what it is

@@ -116,7 +116,8 @@ def start(silence: float = SILENCE, apart: bool = False) -> Ranks:
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     apart = apart and size > 1
     if apart:
-        if rank == 0:
+        # torchrun serves a store there already, and would have our own group of one look for it too
+        if os.environ.pop("TORCHELASTIC_USE_AGENT_STORE", "") != "True" and rank == 0:
             _serve(port)
         os.environ.update(RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
     device = _join()

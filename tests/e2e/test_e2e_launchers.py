@@ -35,6 +35,22 @@ def test_ranks_find_each_other_by_what_the_launcher_says(launcher, tiny_mvtec, t
     assert "step     2/2" in logs[0].read_text() and "step" not in logs[1].read_text()
 
 
+def test_torchrun_starts_several_small_trainings(tiny_mvtec, tmp_path):
+    """More ranks than there are devices, each with categories of its own."""
+    words = [*options(tiny_mvtec, tmp_path / "run", "--training.parallel", "categories", steps=2), "--data.category", "all"]
+    log = tmp_path / "log"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    job = start([BIN / "torchrun", "--nproc_per_node", 2, "--master_port", port, "bikd_fast/train.py", *words], log)
+    try:
+        assert job.wait(150) == 0, log.read_text()[-3000:]
+    finally:
+        end(job)
+    assert json.loads((tmp_path / "run/environment.json").read_text())["side_by_side"]
+    assert set(json.loads((tmp_path / "run/metrics.json").read_text())["categories"]) == {"stripes", "dots"}
+
+
 def test_a_mistake_of_all_ranks_is_said_once(tiny_mvtec, tmp_path):
     log = tmp_path / "log"
     launch = [BIN / "deepspeed", "--num_accelerators", 2, "--master_port", 29100 + os.getpid() % 300, "bikd_fast/train.py"]
