@@ -81,6 +81,7 @@ def load(port: int, asks: list[Ask], requests: int, clients: int, resident) -> t
     """Send the requests; seconds of each, answers by (status, status that was due), resident memory after each hundred."""
     times, statuses, memory, lock = [], Counter(), [], threading.Lock()
     numbers = iter(range(requests))
+    unexpected: list[bytes] = []
 
     def client() -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
@@ -94,8 +95,10 @@ def load(port: int, asks: list[Ask], requests: int, clients: int, resident) -> t
             try:
                 connection.request("POST", path, body, {"content-type": kind})
                 answer = connection.getresponse()
-                answer.read()
+                text = answer.read()
                 status = answer.status
+                if status != due and not unexpected:
+                    unexpected.append(text)
             except (OSError, http.client.HTTPException) as error:
                 status = type(error).__name__
                 connection.close()
@@ -110,6 +113,8 @@ def load(port: int, asks: list[Ask], requests: int, clients: int, resident) -> t
         thread.start()
     for thread in threads:
         thread.join()
+    if unexpected:
+        print("first unexpected answer:", unexpected[0][:300].decode(errors="replace"))
     return times, statuses, memory
 
 
@@ -119,9 +124,10 @@ def main() -> None:
     parser.add_argument("--category")
     parser.add_argument("--data", type=Path, help="a folder of PNG pictures; default those the run was measured on")
     parser.add_argument("--requests", type=int, help="default 1000, 10000 with --memory")
-    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--clients", type=int, help="default 32, 8 with --memory")
     parser.add_argument("--memory", action="store_true", help="whether memory stays flat, instead of how fast answers come")
     options = parser.parse_args()
+    options.clients = options.clients or (8 if options.memory else 32)
     options.requests = options.requests or (10_000 if options.memory else 1000)
     folder = find_detector(options.run, options.category)
     if options.memory:
