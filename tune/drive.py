@@ -29,13 +29,13 @@ def search(options: Options, base: dict[str, Any], resumed: bool) -> bool:
     space, maps = spaces.load(Path(options.space) if options.space else None, options.latency)
     first = spaces.first_points(space, base, [read_settings(path) for path in options.first])[: options.trials]
     if not resumed:
-        remember(options, base, space={key: str(entry) for key, entry in space.items()}, first=len(first), seconds=0.0)
+        remember(options, base, space={key: str(entry) for key, entry in space.items()}, default=first[0], seconds=0.0)
     began, found = time.time(), cluster.connect(options.address, options.gpus_per_trial)
     own, gpus, at_once = cluster.shares(found, options.gpus_per_trial, options.ranks_per_trial)
     config = apply(base, {})
-    plan = rungs(names_of(config), config.training.steps, config.seed)
+    plan = rungs(names_of(config), config.training.steps, config.seed, options.categories)
     storage, name = _place(options, folder, "trials")
-    job = _job(options, base, storage, name, gpus, grid=maps, order=config.seed)
+    job = _job(options, base, storage, name, gpus, grid=maps, order=config.seed, most=options.categories)
     record = folder / RESULTS
     try:
         trainable = tune.with_resources(tune.with_parameters(Worker, job=job), own)
@@ -46,7 +46,7 @@ def search(options: Options, base: dict[str, Any], resumed: bool) -> bool:
             record,
             lambda: tune.TuneConfig(
                 search_alg=searcher(options.searcher, space, first, config.seed, options.latency, at_once),
-                scheduler=scheduler(options.scheduler, space, resource(len(plan)), record),
+                scheduler=scheduler(options.scheduler, space, resource(len(plan)), record, first[0]),
                 num_samples=options.trials,
                 reuse_actors=options.scheduler == "asha" and options.ranks_per_trial == 1,
                 trial_dirname_creator=_short,
@@ -145,6 +145,7 @@ def _job(options: Options, base: Mapping[str, Any], storage: str, name: str, gpu
         "base": dict(base),
         "grid": {},
         "order": 0,
+        "most": 0,
         "whole": False,
         "labels": options.validation,
         "test": False,

@@ -84,6 +84,9 @@ def read(folder: Path) -> Found:
 
     state = json.loads((folder / "search.json").read_text())
     rows = read_rows(folder / "results.jsonl")
+    rows.sort(key=lambda row: row.values != state.get("default"))  # the job's own settings first; they may have begun second
+    for number, row in enumerate(rows):
+        row.number = number
     best = best_of(rows)
     config = apply(state["base"], best_values(state["base"], best)) if best is not None else None
     return Found(state, rows, best, config, gains(read_rows(folder / "gain.jsonl")))

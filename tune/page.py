@@ -82,7 +82,8 @@ def _gains(found: Found) -> str:
         cells = [*(f"{100 * statistics.fmean(v):.2f}" for v in (g.default, g.best)), f"{100 * g.mean:+.2f}", interval]
         lines.append(f"<tr><td>{escape(g.name)}</td>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     head = "<tr><th></th><th>default</th><th>best</th><th>difference</th><th>95 % interval</th></tr>"
-    note = f"Per cent. Both trained anew, in full, with {count} seed{"s" * (count > 1)} that the search had not seen; test figures chose nothing."
+    seeds = "1 seed" if count == 1 else f"{count} seeds"
+    note = f"Per cent. Both trained anew, in full, with {seeds} that the search had not seen; test figures chose nothing."
     return f"{said}<div class='scroll'><table>{head}{''.join(lines)}</table></div><p class='soft'>{note}</p>"
 
 

@@ -28,7 +28,7 @@ KEPT = (
         "finished",
         "mixed",
     ),
-    *("reason", "training_seconds", "trial_seconds", "step_seconds", "time_total_s", "hostname"),
+    *("reason", "training_seconds", "trial_seconds", "step_seconds", "time_total_s", "host", "code"),
 )
 
 

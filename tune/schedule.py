@@ -12,8 +12,6 @@ from bikd_fast.search.worker import FACTOR, METRIC, RESOURCE, resource
 from tune.records import read_rows
 from tune.space import Space, to_ray
 
-FIRST = "_00000"  # how Ray ends the name of the first trial
-
 
 class Asha(ASHAScheduler):
     """Asynchronous successive halving (Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020).
@@ -23,9 +21,9 @@ class Asha(ASHAScheduler):
     has to be compared with it on the same ground.
     """
 
-    def __init__(self, top: int, record: Path) -> None:
+    def __init__(self, top: int, record: Path, own: dict[str, Any]) -> None:
         super().__init__(time_attr=RESOURCE, metric=METRIC, mode="max", max_t=top, grace_period=1, reduction_factor=FACTOR)
-        self._record, self._remembered = str(record), False
+        self._record, self._remembered, self._own = str(record), False, own
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         if not self._remembered:
@@ -39,13 +37,13 @@ class Asha(ASHAScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict) -> str:
         decided = super().on_trial_result(tune_controller, trial, result)
-        return TrialScheduler.CONTINUE if trial.trial_id.endswith(FIRST) else decided
+        return TrialScheduler.CONTINUE if trial.config == self._own else decided
 
 
-def scheduler(kind: str, space: Space, top: int, record: Path) -> TrialScheduler:
-    """``asha`` or ``pbt``."""
+def scheduler(kind: str, space: Space, top: int, record: Path, own: dict[str, Any]) -> TrialScheduler:
+    """``asha`` or ``pbt``; ``own``: the job's own settings, which are tried first."""
     if kind == "asha":
-        return Asha(top, record)
+        return Asha(top, record, own)
     return PopulationBasedTraining(
         time_attr="rung",
         metric=METRIC,

@@ -37,6 +37,7 @@ class Options:
     space: str | None = None
     first: tuple[str, ...] = ()
     latency: bool = False
+    categories: int = 3
     gain_seeds: int = 3
     address: str | None = None
     storage: str | None = None
@@ -146,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="settings (YAML) to try first, best.yaml of another search for one",
     )
+    add("--categories", type=int, default=Options.categories, help="most categories that a trial trains; 0: all of the job's")
     add("--latency", action="store_true", help="also prefer fast detectors; needs --searcher optuna")
     add(
         "--gain-seeds",

@@ -2,8 +2,8 @@
 
 A rung is a list of (category, steps): what has to be trained, in all, before the trial is judged. All rungs are parts of one and
 the same training with one and the same schedule: the first goes half way through it in one category, the second finishes that
-category and adds another, the last finishes all. A trial that is stopped early has cost little; one that reaches the top is the
-job itself, so `bikd train` with its settings makes the same detectors to the bit.
+category, the last finishes several or all. A trial that is stopped early has cost little; one that reaches the top is the job
+itself, so `bikd train` with its settings makes the same detectors to the bit. Map settings are tried at the last rung.
 """
 
 from __future__ import annotations
@@ -36,12 +36,13 @@ Rung = list[tuple[str, int]]  # (category or "shared", steps of the whole schedu
 TRUE = ("image_auroc", "pixel_auroc", "aupro")  # reported of the test set, never chosen by
 
 
-def rungs(names: Sequence[str], steps: int, seed: int = 0, whole: bool = False) -> list[Rung]:
+def rungs(names: Sequence[str], steps: int, seed: int = 0, most: int = 0, whole: bool = False) -> list[Rung]:
     """What is trained up to each rung.
 
     Args:
         names: of the detectors of the job.
         seed: of the order that they are taken in.
+        most: detectors a trial trains; 0 is all.
         whole: one rung with everything.
     """
     order = list(names)
@@ -49,7 +50,7 @@ def rungs(names: Sequence[str], steps: int, seed: int = 0, whole: bool = False) 
     full = [(name, steps) for name in order]
     if whole or steps < 2:
         return [full]
-    plan = [[(order[0], (steps + 1) // 2)], full[:2], full]
+    plan = [[(order[0], (steps + 1) // 2)], full[:1], full[: most or None]]
     return [rung for i, rung in enumerate(plan) if rung not in plan[:i]]
 
 
@@ -118,19 +119,22 @@ class Trial:
         progress = self.progress
         groups = dict(training_groups(self.config, _categories(self.config)))
         last = progress.rung + 1 == len(self.plan)
+        maps = self.maps if last else self.maps[:1]
+        progress.found += [{} for _ in maps[len(progress.found) :]]
         for name, until in self.plan[progress.rung]:
-            if progress.steps.get(name, 0) >= until:
+            trained = progress.steps.get(name, 0) >= until
+            if trained and (not self.ranks.first or name in progress.found[len(maps) - 1]):
                 continue
             detector = self._trained(name, groups[name], until)
             if self.ranks.first:
-                self._judge(name, groups[name], detector)
+                self._judge(name, groups[name], detector, maps, last)
             progress.steps[name] = until
             self._read_log(name)
         progress.rung += 1
         progress.seconds += time.perf_counter() - began
         if not self.ranks.first:
             return {}
-        best = max(range(len(self.maps)), key=lambda i: self._score(i))
+        best = max(range(len(maps)), key=lambda i: self._score(i))
         progress.curve.append((progress.rung, self._score(best)))
         return self._result(best, last)
 
@@ -164,16 +168,14 @@ class Trial:
             return Detector.load(folder, self.ranks.device)
         return train_one(self.config, name, group, folder, self.ranks, until)
 
-    def _judge(self, name: str, group: Sequence[Category], detector: Detector) -> None:
+    def _judge(self, name: str, group: Sequence[Category], detector: Detector, maps: list[MapConfig], last: bool) -> None:
         data = validation(self.config, name, group, self.labels)
-        found = measure(detector, data, self.maps)
-        if not self.progress.found:
-            self.progress.found = [{} for _ in self.maps]
+        found = measure(detector, data, maps)
         for place, metrics in zip(self.progress.found, found):
             place[name] = metrics
         if self.latency:
             self.progress.latency = milliseconds(detector)
-        if self.test:
+        if self.test and last:
             for category in group:
                 if any(s.label for s in category.test):
                     self.progress.test[category.name] = test_metrics(detector, category, self.config)

@@ -34,7 +34,7 @@ class Worker(tune.Trainable):
     ``config`` holds the drawn values by key; ``job`` (plain data, the same for all trials) has
 
     - base: settings as :func:`bikd_fast.search.settings.plain`,
-    - plans: whole (one rung only), order (seed of the categories' order),
+    - whole (one rung only), order (seed of the categories' order), most (categories a trial, 0 for all),
     - grid, labels, test, latency: of :class:`bikd_fast.search.trial.Trial`,
     - work: folder visible on every node where trials keep their files, or None,
     - ranks: processes a trial, and gpus: how many it has.
@@ -74,7 +74,7 @@ class Worker(tune.Trainable):
                 traceback.print_exc()
                 self.failure = reason(error)
         return {METRIC: 0.0, RESOURCE: resource(len(self.plan) if hasattr(self, "plan") else 1), "rung": 0} | {
-            "reason": self.failure, "finished": True, "done": True, "latency": 1e9,
+            "reason": self.failure, "finished": True, "done": True, "latency": 1e9, **where(),
         }  # fmt: skip
 
     def _advance(self) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class Worker(tune.Trainable):
             found = advance(self.job, self.settings, self.plan, self.folder)
         waited = time.perf_counter() - self.began
         self.began = time.perf_counter()
-        return found | {RESOURCE: resource(found["rung"]), "done": found["finished"], "step_seconds": round(waited, 2)}
+        return found | {RESOURCE: resource(found["rung"]), "done": found["finished"], "step_seconds": round(waited, 2), **where()}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         if self.trial is not None:
@@ -118,7 +118,7 @@ def settings_of(job: Mapping[str, Any], values: Mapping[str, Any]) -> tuple[RunC
     values = values.get("point", values)
     config = apply(job["base"], {key: value for key, value in values.items() if not key.startswith("_")})
     check(config)
-    return config, rungs(names_of(config), config.training.steps, job["order"], job["whole"])
+    return config, rungs(names_of(config), config.training.steps, job["order"], job["most"], job["whole"])
 
 
 def make(job: Mapping[str, Any], config: RunConfig, plan: list[Rung], folder: Path, ranks: distributed.Ranks) -> Trial:

@@ -114,7 +114,8 @@ def train_one(
     """Train and calibrate one detector on the good pictures of ``categories``; rank 0 writes it into ``folder``.
 
     Args:
-        until: pause after so many steps: a checkpoint is left instead of a detector, and the same call goes on from it.
+        until: pause after so many steps: a checkpoint is left instead of a detector, and the same call goes on from it. What is
+            returned then is not calibrated.
     """
     folder.mkdir(parents=True, exist_ok=True)
     samples = [sample for category in categories for sample in category.train]
@@ -128,10 +129,12 @@ def train_one(
         trainer = Trainer(config, own, names, ranks, folder, fingerprint(config, name, samples), textures, held_out=apart)
         begun, detector = trainer.step, trainer.train(until)
         came_to = trainer.came_to
+    if until is not None and until < config.training.steps and config.model.student != "bank":
+        return detector
     calibrate(detector, apart)
     seconds = time.perf_counter() - started
     detector.about |= {"categories": [c.name for c in categories], "versions": versions(), "seed": config.seed}
-    if ranks.first and (until is None or until >= config.training.steps or config.model.student == "bank"):
+    if ranks.first:
         kept = record(begun, seconds, ranks) | came_to
         _write_json(folder / TRAINING, kept | {"diagnostics": diagnose(config, detector, apart, textures)})
         detector.save(folder)

@@ -1,0 +1,107 @@
+"""Real Ray clusters of two nodes for tests, and searches on them: started, watched, ended with everything they began."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+from tiny import TINY
+
+ROOT = Path(__file__).parents[2]
+SOON = {  # a dead node is noticed within seconds
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 500,
+    "health_check_failure_threshold": 3,
+}
+QUIET = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "passive",
+    "BIKD_SEARCH_LOGS": "",
+}
+
+
+def words(root: Path, output: Path, *extra: str, trials: int = 6) -> list[str]:
+    """A search of tiny trials over one category: 2 rungs each."""
+    return [
+        *("--trials", str(trials), "--output", str(output), "--gain-seeds", "0", *TINY, "--data.format", "mvtec"),
+        *("--data.root", str(root), "--data.category", "stripes", "--data.holdout", "0.4", "--training.steps", "8"),
+        *("--training.precision", "fp32", *extra),
+    ]
+
+
+def start(arguments: list[str], log: Path, folder: Path) -> subprocess.Popen:
+    """The search as a user starts it, from a folder that holds nothing of ours."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | QUIET
+    command = [sys.executable, str(ROOT / "tune/search.py"), *arguments]
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=log.open("a"), stderr=subprocess.STDOUT)
+
+
+def until(what, seconds: float, log: Path) -> None:
+    began = time.monotonic()
+    while not what():
+        said = log.read_text()[-3000:] if log.is_file() else ""
+        assert time.monotonic() - began < seconds, f"nothing after {seconds} s; {said}"
+        time.sleep(0.1)
+
+
+def results(output: Path) -> list[dict]:
+    path = output / "results.jsonl"
+    found = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return found
+
+
+def table(output: Path) -> list[dict[str, str]]:
+    with (output / "trials.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@contextlib.contextmanager
+def everything_ends():
+    """No process that was begun inside is left afterwards, Ray's own included, which leave their parents."""
+    before = {p.pid for p in psutil.process_iter()}
+    try:
+        yield
+    finally:
+        left = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                line = " ".join(process.cmdline())
+                ours = process.pid not in before and ("ray" in line.lower() or "tune/search.py" in line)
+                if ours and process.pid != os.getpid():
+                    left.append(process)
+        _, alive = psutil.wait_procs(left, timeout=20)
+        for process in alive:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(alive, timeout=10)
+
+
+@contextlib.contextmanager
+def two_nodes():
+    """A cluster of two nodes with one CPU each on this machine; yields (cluster, address, the second node)."""
+    os.environ.update(QUIET)
+    from ray.cluster_utils import Cluster
+
+    with everything_ends():
+        cluster = Cluster()
+        try:
+            common = dict(num_cpus=1, object_store_memory=80 * 2**20, include_dashboard=False)
+            cluster.add_node(**common, _system_config=SOON)
+            second = cluster.add_node(**{k: v for k, v in common.items() if k != "include_dashboard"})
+            cluster.wait_for_nodes(timeout=60)
+            yield cluster, cluster.address, second
+        finally:
+            cluster.shutdown()

@@ -1,0 +1,102 @@
+"""Whole searches on a real Ray cluster of two nodes: undisturbed, the driver killed, a node killed; and on a local one, Ctrl-C."""
+
+import os
+import signal
+
+import pytest
+import yaml
+from clusters import everything_ends, results, start, table, two_nodes, until, words
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+LONG = 300  # seconds; far more than anything here takes
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    with two_nodes() as made:
+        yield made
+
+
+def complete(output, count=6):
+    """Every trial has come to its end, once, and what a search leaves is there."""
+    rows = table(output)
+    assert len(rows) == count and {row["status"] for row in rows} <= {"finished", "stopped", "failed"}, rows
+    assert sum(row["best"] == "1" for row in rows) == 1
+    best = next(row for row in rows if row["best"] == "1")
+    assert best["status"] == "finished" and best["rung"] == best["rungs"] == "2"
+    top = [float(row["objective"]) for row in rows if row["rung"] == "2"]
+    assert float(best["objective"]) == max(top)
+    assert rows[0]["status"] == "finished" and float(rows[0]["objective.beta"]) == 0.3  # the defaults, never stopped
+    settings = yaml.safe_load((output / "best.yaml").read_text())
+    assert settings["objective"]["beta"] == pytest.approx(float(best["objective.beta"]), rel=0.01)
+    assert "<svg" in (output / "search.html").read_text()
+    return rows
+
+
+def some(output, count):
+    return sum(r["what"] == "result" for r in results(output)) >= count
+
+
+def test_a_search_with_a_setting_that_fails(tiny_mvtec, tmp_path, cluster):
+    """Six trials on two nodes, proposed by Optuna; one kind of setting cannot work: told, and the rest goes on. Workers run code
+    that was sent to them."""
+    _, address, _ = cluster
+    output, log, space = tmp_path / "found", tmp_path / "log", tmp_path / "space.yaml"
+    space.write_text("model.teacher: {values: [tf_efficientnet_lite0, no_such_backbone]}\nsimulation.kinds.hole: null\n")
+    extra = ("--searcher", "optuna", "--space", str(space), "--address", address)
+    job = start(words(tiny_mvtec, output, *extra), log, tmp_path)
+    try:
+        assert job.wait(LONG) == 0, log.read_text()[-3000:]
+    finally:
+        job.kill()
+    rows = complete(output)
+    failed = [row for row in rows if row["status"] == "failed"]
+    assert failed and all(row["model.teacher"] == "no_such_backbone" and "no_such_backbone" in row["reason"] for row in failed)
+    assert all(row["model.teacher"] == "tf_efficientnet_lite0" for row in rows if row not in failed)
+    assert "no_such_backbone" in (output / "search.html").read_text()
+    seen = [r["result"] for r in results(output) if r["what"] == "result"]
+    assert all("runtime_resources" in r["code"] for r in seen)
+
+
+def test_driver_killed_and_resumed_then_a_node_killed(tiny_mvtec, tmp_path, cluster):
+    """One search: SIGKILL to its driver; `--resume` goes on, and while it does the second node dies."""
+    made, address, second = cluster
+    output, log = tmp_path / "found", tmp_path / "log"
+    first = start(words(tiny_mvtec, output, "--address", address), log, tmp_path)
+    try:
+        until(lambda: some(output, 3) or first.poll() is not None, LONG, log)
+        assert first.poll() is None, log.read_text()[-3000:]
+    finally:
+        first.send_signal(signal.SIGKILL)
+        first.wait(20)
+    before = results(output)
+    done = {r["trial"] for r in before if r["what"] == "complete"}
+    again = start(["--resume", str(output), "--address", address], log, tmp_path)
+    try:
+        until(lambda: len(results(output)) > len(before) + 2 or again.poll() is not None, LONG, log)
+        assert again.poll() is None, log.read_text()[-3000:]
+        made.remove_node(second, allow_graceful=False)
+        assert again.wait(LONG) == 0, log.read_text()[-3000:]
+    finally:
+        again.kill()
+    complete(output)
+    after = results(output)[len(before) :]
+    assert not {r["trial"] for r in after if r["what"] == "result"} & done  # nothing that was finished was done again
+    assert os.path.getmtime(output / "search.html") >= os.path.getmtime(output / "results.jsonl")
+
+
+def test_interrupted_on_a_cluster_of_its_own_it_leaves_a_result_and_goes_on(tiny_mvtec, tmp_path):
+    output, log = tmp_path / "found", tmp_path / "log"
+    with everything_ends():
+        job = start(words(tiny_mvtec, output, trials=3), log, tmp_path)
+        try:
+            until(lambda: some(output, 2) or job.poll() is not None, LONG, log)
+            job.send_signal(signal.SIGINT)
+            assert job.wait(LONG) == 130, log.read_text()[-3000:]
+            assert (output / "best.yaml").is_file() and (output / "search.html").is_file()
+            assert f"--resume {output}" in log.read_text()
+            again = start(["--resume", str(output)], log, tmp_path)
+            assert again.wait(LONG) == 0, log.read_text()[-3000:]
+        finally:
+            job.kill()
+    complete(output, 3)

@@ -1,0 +1,83 @@
+"""The space and what becomes of drawn values. No cluster."""
+
+import pytest
+import yaml
+
+from bikd_fast.arguments import load_run
+from bikd_fast.config import ConfigError, RunConfig, check
+from bikd_fast.search.settings import TEACHER_RATE, apply, plain, read
+from bikd_fast.search.trial import rungs
+from tune.space import KNOWN, MAPS, SPACE, Choice, Range, first_points, inside, load
+
+BASE = plain(RunConfig())
+
+
+def test_defaults_lie_inside_and_every_corner_makes_settings_that_can_work():
+    for key, entry in SPACE.items():
+        assert inside(entry, read(BASE, key)), key
+        assert entry.why, key
+    for end in (0, -1):
+        corner = {
+            key: (entry.values[end] if isinstance(entry, Choice) else (entry.low, entry.high)[end])
+            for key, entry in SPACE.items()
+        }
+        if end == 0:  # a share has to be left
+            corner["simulation.kinds.hole"] = 1.0
+        config = apply(BASE, corner)
+        check(config)
+        assert all(read(plain(config), key) == pytest.approx(value) for key, value in corner.items())
+
+
+def test_drawn_values_reach_their_settings_and_nothing_else():
+    values = {"objective.beta": 0.123456, "simulation.coverage.1": 0.2, "simulation.kinds.warp": 0.0, TEACHER_RATE: 0.05}
+    made = plain(apply(BASE, values | {"training.lr_student": 0.002, "map.sigma": 6.0}))
+    assert made["objective"]["beta"] == 0.123  # three digits: the YAML says all of it
+    assert made["simulation"]["coverage"] == [0.004, 0.2] and made["simulation"]["kinds"]["warp"] == 0.0
+    assert made["training"]["lr_teacher"] == 1e-4 and made["map"]["sigma"] == 6.0
+    assert plain(apply(BASE, {})) == BASE
+    with pytest.raises(ConfigError, match=r"objective.betta: there is no such setting"):
+        apply(BASE, {"objective.betta": 0.1})
+    with pytest.raises(ConfigError, match="make no settings"):
+        apply(BASE, {"objective.beta": "much"})
+
+
+def test_settings_survive_yaml_to_the_bit(tmp_path):
+    config = apply(BASE, {"training.lr_student": 0.000437, TEACHER_RATE: 0.0333, "simulation.opacity.0": 0.0777})
+    (tmp_path / "best.yaml").write_text(yaml.safe_dump(plain(config)))
+    assert load_run(tmp_path / "best.yaml") == config
+
+
+def test_first_trials_are_the_defaults_then_what_is_known():
+    points = first_points(SPACE, BASE, [plain(apply(BASE, {"objective.beta": 0.45}))])
+    assert points[0] == {key: read(BASE, key) for key in SPACE}
+    assert plain(apply(BASE, points[0])) == BASE
+    assert [p["objective.beta"] for p in points] == [0.3, 0.0, 0.3, 0.45] and len(points) == 2 + len(KNOWN)
+    narrow = {"objective.beta": Range(0.4, 0.5)}
+    with pytest.raises(ConfigError, match=r"objective\.beta: the job's own value 0\.3 lies outside"):
+        first_points(narrow, BASE, [])
+
+
+def test_a_file_narrows_widens_and_removes(tmp_path):
+    file = tmp_path / "space.yaml"
+    file.write_text(
+        "objective.beta: [0.1, 0.4]\nmodel.size: [0.25, 1, log]\nobjective.margin: null\nmap.sigma: [3]\n"
+        "simulation.foreground: {values: [true]}\n"
+    )
+    space, maps = load(file)
+    assert space["objective.beta"] == Range(0.1, 0.4) and space["model.size"] == Range(0.25, 1.0, log=True)
+    assert "objective.margin" not in space and maps["sigma"] == [3] and maps["combine"] == list(MAPS["combine"])
+    assert space["simulation.foreground"] == Choice((True,))
+    for wrong in ("objective.beta: [0.4, 0.1]", "objective.beta: 3", "map.sigmoid: [1]", "- a", "model.size: [0, 1, log]"):
+        file.write_text(wrong)
+        with pytest.raises(ConfigError, match="space"):
+            load(file)
+
+
+def test_rungs_are_parts_of_one_training():
+    assert rungs(["a"], 300) == [[("a", 150)], [("a", 300)]]
+    plan = rungs(list("abcdef"), 300, seed=3)
+    assert [len(rung) for rung in plan] == [1, 1, 6] and plan[0][0][1] == 150
+    assert plan[0][0][0] == plan[1][0][0] and plan[2][:1] == plan[1] and {s for _, s in plan[2]} == {300}
+    assert rungs(list("abcdef"), 300, seed=3, most=3)[2] == plan[2][:3]
+    assert rungs(list("ab"), 10, whole=True)[0] == [(n, 10) for n, _ in rungs(list("ab"), 10)[-1]]
+    assert rungs(["a"], 1) == [[("a", 1)]]
