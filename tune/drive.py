@@ -48,7 +48,7 @@ def search(options: Options, base: dict[str, Any], resumed: bool) -> bool:
                 search_alg=searcher(options.searcher, space, first, config.seed, options.latency, at_once),
                 scheduler=scheduler(options.scheduler, space, resource(len(plan)), record, first[0]),
                 num_samples=options.trials,
-                reuse_actors=options.scheduler == "asha" and options.ranks_per_trial == 1,
+                reuse_actors=options.ranks_per_trial == 1,
                 trial_dirname_creator=_short,
             ),
             space=spaces.to_ray(space) if options.searcher == "random" else {},

@@ -1,0 +1,157 @@
+"""The search on the embedded job: wall time, overhead, gain over the defaults, and how well the simulated objective ranks settings.
+
+    python benchmarks/search.py search  [--trials 12] [--folder DIR] [options of tune/search.py]     12 trials and the gain
+    python benchmarks/search.py ranking [--settings 12] [--folder DIR] [options of `bikd train`]     Spearman's correlation
+
+``search`` appends a row to results/search.csv: seconds of the trials, share of the time not in training steps, gains with their
+intervals. ``ranking`` trains settings drawn from the space in full and appends, for each category and for the mean over
+categories, Spearman's rank correlation between the objective (no test picture looked at) and each true test metric to
+results/search_ranking.csv; every setting's figures go to results/search_settings.csv. An interrupted call goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from runs import ROOT, append, commit
+from scipy.stats import spearmanr
+
+sys.path.insert(0, str(ROOT))
+RESULTS = ROOT / "benchmarks/results"
+TRUE = ("image_auroc", "pixel_auroc", "aupro")
+
+
+def search(folder: Path, trials: int, passed: Sequence[str]) -> None:
+    """Run (or take up) a search and record it."""
+    state = folder / "search.json"
+    words = ["--resume", str(folder)] if state.is_file() else ["--trials", str(trials), "--output", str(folder), *passed]
+    subprocess.run([sys.executable, str(ROOT / "tune/search.py"), *words], check=True, cwd=ROOT)
+    from tune.outputs import overhead, read
+
+    found = read(folder)
+    assert found.best is not None
+    row: dict[str, Any] = {
+        "trials": len(found.rows),
+        "finished": sum(r.status == "finished" for r in found.rows),
+        "failed": sum(r.status == "failed" for r in found.rows),
+        "seconds": round(found.state["seconds"], 1),
+        "overhead": overhead(found.state, found.rows),
+        "slots": found.state["slots"],
+        "best_objective": found.best.score,
+        "scheduler": found.state["options"]["scheduler"],
+        "searcher": found.state["options"]["searcher"],
+    }
+    for gain in found.gains:
+        name = gain.name.replace(" ", "_")
+        row |= {f"{name}_default": statistics.fmean(gain.default), f"{name}_gain": gain.mean}
+        row |= {f"{name}_low": gain.low, f"{name}_high": gain.high, "gain_seeds": len(gain.differences)}
+    append(RESULTS / "search.csv", [row | about()])
+    print(json.dumps(row, indent=1))
+
+
+def ranking(folder: Path, settings: int, passed: Sequence[str], record: bool = True) -> None:
+    """Train settings in full, judge each by the objective and by the test set, correlate."""
+    from ray import tune
+
+    from bikd_fast.arguments import parse_run, run_parser
+    from bikd_fast.search.settings import plain
+    from bikd_fast.search.trial import names_of
+    from bikd_fast.search.validation import score
+    from bikd_fast.search.worker import Worker
+    from tune import cluster
+    from tune.drive import _fixed
+    from tune.records import read_rows
+    from tune.space import SPACE, Choice, first_points
+
+    config = parse_run(run_parser("benchmarks/search.py", ""), list(passed))
+    names_of(config)
+    base, draw = plain(config), random.Random(1)
+    points = first_points(SPACE, base, [])
+    while len(points) < settings:
+        points.append(
+            {
+                key: draw.choice(entry.values)
+                if isinstance(entry, Choice)
+                else math.exp(draw.uniform(math.log(entry.low), math.log(entry.high)))
+                if entry.log
+                else draw.uniform(entry.low, entry.high)
+                for key, entry in SPACE.items()
+            }
+        )
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    own, gpus, at_once = cluster.shares(cluster.connect(None, None), None, 1)
+    job = {"base": base, "grid": {}, "order": 0, "most": 0, "whole": True, "labels": None, "test": True, "latency": False}
+    job |= {"work": str(folder / "files"), "ranks": 1, "gpus": gpus}
+    trainable = tune.with_resources(tune.with_parameters(Worker, job=job), own)
+    _fixed(trainable, str(folder / "ray"), "ranking", folder / "results.jsonl", points[:settings], at_once, reuse=True)
+    rows = [row.result for row in read_rows(folder / "results.jsonl") if row.status == "finished"]
+    categories = [*rows[0]["metrics"], "mean"]
+
+    def figure(row: dict[str, Any], category: str, key: str, where: str) -> float:
+        names = list(row["metrics"]) if category == "mean" else [category]
+        values = [score(row[where][n]) if key == "objective" else row[where][n][key] for n in names]
+        return statistics.fmean(values)
+
+    single, lines = [], []
+    for category in categories:
+        judged = [figure(row, category, "objective", "metrics") for row in rows]
+        line: dict[str, Any] = {"category": category, "settings": len(rows)}
+        for key in TRUE:
+            true = [figure(row, category, key, "test") for row in rows]
+            found = spearmanr(judged, true)
+            line |= {f"spearman_{key}": float(found.statistic), f"p_{key}": float(found.pvalue)}
+        lines.append(line | about())
+        print(", ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items()))
+    for number, row in enumerate(rows):
+        for category in categories:
+            judged_by = {f"validation_{k}": figure(row, category, k, "metrics") for k in row["metrics"][categories[0]]}
+            true_by = {f"test_{k}": figure(row, category, k, "test") for k in TRUE}
+            single.append({"setting": number, "category": category, **judged_by, **true_by} | about())
+    if record:
+        append(RESULTS / "search_ranking.csv", lines)
+        append(RESULTS / "search_settings.csv", single)
+
+
+def about() -> dict[str, Any]:
+    """What a row needs to be compared with another."""
+    import os
+    import platform
+    from datetime import date
+    from importlib.metadata import version
+
+    return {
+        "cpus": len(os.sched_getaffinity(0)),
+        "device": platform.processor() or platform.machine(),
+        **{name: version(name) for name in ("torch", "ray")},
+        "commit": commit(),
+        "date": date.today().isoformat(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("what", choices=("search", "ranking"))
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--trials", type=int, default=12)
+    parser.add_argument("--settings", type=int, default=12)
+    parser.add_argument("--dry", action="store_true", help="print the correlations, append nothing")
+    options, passed = parser.parse_known_args()
+    folder = options.folder or Path("runs") / f"benchmark-{options.what}"
+    if options.what == "search":
+        search(folder, options.trials, passed)
+    else:
+        ranking(folder, options.settings, passed, record=not options.dry)
+
+
+if __name__ == "__main__":
+    main()
