@@ -146,7 +146,7 @@ def _pictures(
 ) -> tuple[torch.Tensor | Stream, torch.Tensor, list[str]]:
     """(to train on, held out uint8 (N, 3, S, S), paths of the former); a stream where they would take too much memory."""
     data = config.data
-    if in_memory(len(samples), data.image_size, data.cache_gb):
+    if in_memory(len(samples), data.image_size, data.cache_gb, ranks.device):
         pictures, kept, skipped = load_images(samples, data.image_size, on_bad_image=data.on_bad_image)
         for path, reason in skipped:
             _say(ranks, f"skipped {path}: {reason}")
@@ -157,7 +157,7 @@ def _pictures(
     store = Store(samples, data.image_size, folder, data.on_bad_image)
     training, held_out = split(len(samples), data.holdout, config.seed)
     _say(ranks, f"{name}: {len(training)} pictures to train on, read while training ({folder}); {len(held_out)} held out")
-    return Stream(store, training), store.rows(held_out), [str(samples[i].path) for i in training]
+    return Stream(store, training), store.many(held_out) if held_out else store.rows([]), [str(samples[i].path) for i in training]
 
 
 def foreign_textures(config: RunConfig, ranks: Ranks) -> torch.Tensor | None:

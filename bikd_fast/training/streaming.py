@@ -55,7 +55,9 @@ class Stream:
 
     def some(self) -> torch.Tensor:
         """Pictures spread evenly over the set: what is decided about all of it is decided by them."""
-        return self.rows(evenly(len(self)))
+        index, count = evenly(len(self)), len(self.positions)
+        self.store.many(sorted({self.positions[i % count] for i in index.tolist()}))  # on many threads; then they are there
+        return self.rows(index)
 
     def begin(self, sampler: Sampler, steps: int, pin: bool) -> None:
         """Fetch the pictures of steps to come on threads; ``pin``: into memory that a GPU reads by itself."""
@@ -81,15 +83,19 @@ class Stream:
             self._ahead.close()
 
 
-def in_memory(count: int, size: int, limit_gb: float) -> bool:
-    """Whether ``count`` pictures of side ``size`` are to be held by every rank of this machine.
+def in_memory(count: int, size: int, limit_gb: float, device: torch.device | None = None) -> bool:
+    """Whether ``count`` pictures of side ``size`` are to be held by every rank of this machine, and on ``device``.
 
     Args:
-        limit_gb: what they may take in all; 0 is :data:`MEMORY_SHARE` of the machine's memory.
+        limit_gb: what they may take in all; 0 is :data:`MEMORY_SHARE` of the machine's memory. The same share of a GPU's memory
+            is always the bound there.
     """
-    sharing = int(os.environ.get("LOCAL_SIZE", "1"))
-    limit = limit_gb * 1e9 if limit_gb else MEMORY_SHARE * memory()
-    return COPIES_HELD * count * 3 * size * size * sharing <= limit
+    sharing, needed = int(os.environ.get("LOCAL_SIZE", "1")), COPIES_HELD * count * 3 * size * size
+    if device is not None and device.type == "cuda":
+        on_one = -(-sharing // torch.cuda.device_count())  # ranks
+        if needed * on_one > MEMORY_SHARE * torch.cuda.get_device_properties(device).total_memory:
+            return False
+    return needed * sharing <= (limit_gb * 1e9 if limit_gb else MEMORY_SHARE * memory())
 
 
 def memory() -> int:
