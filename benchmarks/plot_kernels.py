@@ -1,4 +1,4 @@
-"""Pictures of benchmarks/results/kernels.csv: one file an operator and device, a panel for each case.
+"""Pictures of benchmarks/results/kernels.csv: one file an operator and device, a panel for each case; docs/kernels.md's table.
 
     python benchmarks/plot_kernels.py [--csv benchmarks/results/kernels.csv] [--out benchmarks/results]
 
@@ -20,6 +20,8 @@ import matplotlib.pyplot as plt
 from common import RESULTS
 
 Row = dict[str, str]
+GPU = re.compile("nvidia|geforce|tesla|amd instinct", re.IGNORECASE)
+DOCS = Path(__file__).parents[1] / "docs" / "kernels.md"
 COLOURS = {"ours": "#1b7f5c", "copy": "#9aa5b1"}
 ORDER = ["copy", "ours", "compile value_and_grad", "compile", "eager autocast", "eager separable", "eager"]
 
@@ -54,14 +56,43 @@ def panel(axes: plt.Axes, case: str, providers: dict[str, Row]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def table(found: dict[tuple[str, str], dict[str, dict[str, Row]]]) -> str:
+    """Markdown: times as multiples of ours, of every case of the CPU."""
+
+    def times(row: Row | None) -> str:
+        return f"{float(row['times_ours']):.2g}" if row and row["times_ours"] else "-" if not row else "check failed"
+
+    lines = [
+        "| operator | case | ours, ms | eager | better eager | compile | compile of value_and_grad "
+        "| memory: ours / eager / compile, MB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (op, device), cases in found.items():
+        for case, rows in cases.items() if not GPU.search(device) else ():
+            if "ours" not in rows or not rows["ours"]["y50_us"]:
+                continue
+            better, name = next(((rows[n], n.split()[1]) for n in ("eager separable", "eager autocast") if n in rows), (None, ""))
+            memory = " / ".join(f"{float(rows[n]['peak_mb']):.3g}" if n in rows else "-" for n in ("ours", "eager", "compile"))
+            label = case.replace("resnet18", "256 px") if op == "simulate" else case
+            cells = [op, label, f"{float(rows['ours']['y50_us']) / 1e3:.3g}", times(rows.get("eager")), f"{times(better)} ({name})"]
+            cells += [times(rows.get("compile")), times(rows.get("compile value_and_grad")), memory]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Draw every operator of the table."""
+    """Draw every operator of the table, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--csv", type=Path, default=RESULTS / "kernels.csv")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     with options.csv.open(newline="") as file:
         rows = list(csv.DictReader(file))
+    if options.csv == RESULTS / "kernels.csv":
+        page = DOCS.read_text()
+        before, rest = page.split("<!-- table: benchmarks/plot_kernels.py -->")
+        after = rest.split("<!-- end of table -->")[1]
+        DOCS.write_text(f"{before}<!-- table: benchmarks/plot_kernels.py -->\n{table(latest(rows))}\n<!-- end of table -->{after}")
     for (op, device), cases in latest(rows).items():
         columns = min(2, len(cases))
         lines = -(-len(cases) // columns)
@@ -73,7 +104,7 @@ def main() -> None:
         last = next(reversed(list(cases.values())[-1].values()))
         figure.suptitle(f"{op} on {device}: milliseconds a call (torch {last['torch']}, {last['when']} UTC)", fontsize=10)
         figure.tight_layout()
-        kind = "gpu" if re.search("nvidia|geforce|tesla|amd instinct", device, re.IGNORECASE) else "cpu"
+        kind = "gpu" if GPU.search(device) else "cpu"
         target = options.out / f"kernels_{op}_{kind}.png"
         figure.savefig(target, dpi=110, metadata={"Software": None})
         plt.close(figure)
