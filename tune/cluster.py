@@ -69,7 +69,7 @@ def packages() -> list[str]:
 def shares(cluster: dict[str, float], gpus: float | None, ranks: int) -> tuple[dict[str, float], float, int]:
     """(what a trial's own process takes, GPUs a trial, how many trials run at once).
 
-    A trial of several ranks takes nothing itself: its worker group does.
+    A trial of several ranks takes next to nothing itself (Ray wants something): its worker group does.
 
     Raises:
         UserError: one trial does not fit into the cluster.
@@ -78,5 +78,5 @@ def shares(cluster: dict[str, float], gpus: float | None, ranks: int) -> tuple[d
     fits = [int(cluster["CPU"] // ranks)] + ([int(cluster["GPU"] / gpus + 1e-9)] if gpus else [])
     if min(fits) < 1:
         raise UserError(f"ranks-per-trial: a trial of {ranks} processes and {gpus:g} GPUs does not fit into {cluster}.")
-    own = {"CPU": 1.0, "GPU": gpus} if ranks == 1 else {"CPU": 0.0}
+    own = {"CPU": 1.0, "GPU": gpus} if ranks == 1 else {"CPU": 0.01}
     return own, gpus, min(fits)

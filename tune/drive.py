@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -62,6 +64,8 @@ def search(options: Options, base: dict[str, Any], resumed: bool) -> bool:
         if done and mixed is not None and (clean is None or clean.rung < mixed.rung or clean.score < mixed.score):
             # what a population came to is trained once more, from scratch, as `bikd train` will
             _fixed(trainable, storage, f"{name}-again", record, [mixed.values], at_once, reuse=False)
+        if done:
+            _tidy(job["work"], keep=best_of(read_rows(record)))
         return done
     finally:
         kept = _seconds(options)
@@ -86,7 +90,10 @@ def gain(options: Options, base: dict[str, Any], best: Row) -> bool:
         trainable = tune.with_resources(tune.with_parameters(Worker, job=job), own)
         _fixed(trainable, storage, name, folder / GAIN, points, at_once, reuse=options.ranks_per_trial == 1)
         rows = read_rows(folder / GAIN)
-        return len(rows) >= len(points) and all(row.status != "unfinished" for row in rows)
+        done = len(rows) >= len(points) and all(row.status != "unfinished" for row in rows)
+        if done:
+            _tidy(job["work"])
+        return done
     finally:
         ray.shutdown()
 
@@ -133,6 +140,13 @@ def fit(
     tuner.fit()
 
 
+def _tidy(work: str | None, keep: Row | None = None) -> None:
+    """Detectors of trials that are over take room; those of the best stay."""
+    for folder in Path(work).glob("*") if work else []:
+        if keep is None or folder.name != keep.trial:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _place(options: Options, folder: Path, what: str) -> tuple[str, str]:
     if options.storage is None:
         return str(folder / "ray"), what
@@ -158,7 +172,6 @@ def _job(options: Options, base: Mapping[str, Any], storage: str, name: str, gpu
 
 
 def _seconds(options: Options) -> float:
-    import json
 
     path = Path(options.output) / "search.json"
     return float(json.loads(path.read_text()).get("seconds", 0.0)) if path.is_file() else 0.0

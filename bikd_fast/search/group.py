@@ -20,8 +20,8 @@ def advance(job: Mapping[str, Any], config: RunConfig, plan: list[Rung], folder:
     Raises:
         UserError: no folder that all processes see.
     """
+    from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRun
-    from ray.train import ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     if not job["work"]:
@@ -36,13 +36,14 @@ def advance(job: Mapping[str, Any], config: RunConfig, plan: list[Rung], folder:
         _rank,
         train_loop_config=given,
         torch_config=TorchConfig(backend="nccl" if gpus >= 1 else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=job["ranks"], use_gpu=bool(gpus), resources_per_worker={"CPU": 1, **share}, trainer_resources={"CPU": 0}
-        ),
-        run_config=RayRun(name="group", storage_path=str(folder / "ray")),
+        scaling_config=ScalingConfig(num_workers=job["ranks"], use_gpu=bool(gpus), resources_per_worker={"CPU": 0.99, **share}),
+        run_config=RayRun(name="group", storage_path=str(folder / "ray"), failure_config=FailureConfig(max_failures=3)),
     )
     trainer.fit()
-    return json.loads((folder / "result.json").read_text())
+    found = json.loads((folder / "result.json").read_text())
+    if "wrong" in found:
+        raise UserError(found["wrong"])
+    return found
 
 
 def _rank(given: dict[str, Any]) -> None:
@@ -66,9 +67,12 @@ def _rank(given: dict[str, Any]) -> None:
     kept = folder / "progress.json"
     if kept.is_file():
         trial.progress = Progress(**json.loads(kept.read_text()))
-    distributed_result = trial.advance()
+    try:
+        found = trial.advance()
+    except (UserError, ValueError) as error:  # what is wrong with the settings is wrong again at a second attempt
+        found = {"wrong": str(error)}
     if ranks.first:
-        (folder / "result.json").write_text(json.dumps(distributed_result))
+        (folder / "result.json").write_text(json.dumps(found))
         temporary = folder / ".progress.json"
         temporary.write_text(json.dumps(asdict(trial.progress)))
         temporary.replace(kept)

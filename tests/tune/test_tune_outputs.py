@@ -1,0 +1,163 @@
+"""What a search leaves, from made-up records: best trial, gain, importance, page, command line. No cluster."""
+
+import csv
+import json
+import math
+import re
+
+import pytest
+
+from bikd_fast.arguments import load_run
+from bikd_fast.config import ConfigError, MapConfig, RunConfig
+from bikd_fast.search.settings import plain
+from tune.outputs import gain, importance, read, write
+from tune.records import best_of, read_rows
+from tune.schedule import Asha
+from tune.search import main, parse
+from tune.space import SPACE, first_points
+
+BASE = plain(RunConfig())
+OWN = first_points(SPACE, BASE, [])[0]
+
+
+def result(rung, score, **more):
+    maps = vars(MapConfig()) | {"sigma": 6.0 if rung == 3 else 4.0}
+    metrics = {"brick": {"image_auroc": score, "aupro": score}}
+    common = {"rungs": 3, "map": maps, "metrics": metrics, "score_own_map": score - 0.01, "finished": rung == 3}
+    return common | {"rung": rung, "score": score, "training_seconds": 10.0 * rung, "mixed": False} | more
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Default finishes, a better one finishes, one is stopped with the highest score of all, one fails, one is lost."""
+    state = {"base": BASE, "default": OWN, "seconds": 60.0, "slots": 2, "rungs": [], "options": {
+        "objective": "simulated", "scheduler": "asha", "searcher": "random", "validation": None}}  # fmt: skip
+    (tmp_path / "search.json").write_text(json.dumps(state))
+    lines = []
+
+    def trial(name, beta, *results, end="complete", **more):
+        values = OWN | {"objective.beta": beta}
+        lines.append({"what": "start", "trial": name, "values": values})
+        lines.extend({"what": "result", "trial": name, "values": values, "result": r} for r in results)
+        lines.append({"what": end, "trial": name, **more})
+
+    trial("b", 0.5, result(1, 0.8), result(2, 0.82), result(3, 0.85))
+    trial("a", 0.3, result(1, 0.7), result(2, 0.75), result(3, 0.8))
+    trial("c", 0.1, result(1, 0.99))
+    trial("d", 0.2, {"score": 0.0, "rung": 0, "reason": "ValueError: <b>no</b>", "finished": True})
+    trial("e", 0.4, end="error", reason="the worker ended without a message")
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"what": "resu')
+    return tmp_path
+
+
+def test_the_best_is_among_those_that_got_furthest_and_its_file_is_a_job(folder):
+    best = write(folder)
+    assert best.trial == "b" and best.values["objective.beta"] == 0.5
+    config = load_run(folder / "best.yaml")
+    assert config.objective.beta == 0.5 and config.map.sigma == 6.0 and config.output is None
+    rows = list(csv.DictReader((folder / "trials.csv").open()))
+    assert [r["trial"] for r in rows] == ["a", "b", "c", "d", "e"]  # the job's own settings first, though they began second
+    assert [r["status"] for r in rows] == ["finished", "finished", "stopped", "failed", "failed"]
+    assert rows[3]["reason"] == "ValueError: <b>no</b>" and rows[4]["reason"] == "the worker ended without a message"
+    assert rows[1]["objective"] == "0.85" and rows[1]["best"] == "1" and rows[1]["map.sigma"] == "6.0"
+
+
+def test_the_page_stands_alone_in_both_themes_and_escapes(folder):
+    write(folder)
+    first = (folder / "search.html").read_text()
+    assert not re.search(r"(src|href)=|https?://|<script|url\(", first)
+    assert "prefers-color-scheme: dark" in first and "default-src 'none'" in first
+    assert "&lt;b&gt;no&lt;/b&gt;" in first and "<b>no</b>" not in first
+    assert "objective 0.8500, the job's own settings 0.7900" in first and "Not measured" in first
+    assert first.count("<polyline") == 2 * 3  # parallel coordinates and curves of the three trials that came to a rung
+    write(folder)
+    assert (folder / "search.html").read_text() == first
+
+
+def test_what_several_settings_made_is_not_the_best(folder):
+    with (folder / "results.jsonl").open("a") as file:
+        file.write("\n" + json.dumps({"what": "start", "trial": "p", "values": OWN}) + "\n")
+        file.write(json.dumps({"what": "result", "trial": "p", "values": OWN, "result": result(3, 0.95, mixed=True)}) + "\n")
+    assert best_of(read_rows(folder / "results.jsonl")).trial == "b"
+
+
+def test_no_result_no_best(tmp_path, folder):
+    (folder / "results.jsonl").write_text(json.dumps({"what": "start", "trial": "a", "values": OWN}) + "\n")
+    assert write(folder) is None and not (folder / "best.yaml").exists()
+    assert "No trial came to a result" in (folder / "search.html").read_text()
+
+
+def test_a_gain_is_claimed_only_where_its_interval_is_above_zero(folder):
+    clear, unclear, loss = (gain("x", [0.8, 0.8, 0.8], best) for best in ([0.9, 0.91, 0.92], [0.78, 0.85, 0.83], [0.7, 0.71, 0.7]))
+    assert clear.verdict == "a gain" and clear.mean == pytest.approx(0.11)
+    assert clear.high - clear.low == pytest.approx(2 * 4.302653 * 0.01 / math.sqrt(3), rel=1e-5)  # Student's t, 2 degrees
+    assert unclear.mean > 0 and unclear.verdict.startswith("no gain") and loss.verdict == "a loss"
+    assert "no verdict" in gain("x", [0.8], [0.9]).verdict
+    lines = []
+    for seed, scores in ((1001, (0.8, 0.81)), (1002, (0.82, 0.80)), (1003, (0.8, 0.8))):
+        for who, score in zip(("default", "best"), scores):
+            values = {"point": {"_who": who, "seed": seed}}
+            test = {"brick": {"image_auroc": score + 0.1, "pixel_auroc": 0.9, "aupro": 0.8}}
+            for what in ({"what": "start"}, {"what": "result", "result": result(1, score, test=test, finished=True)}):
+                lines.append(json.dumps({"trial": f"{who}{seed}", "values": values, **what}))
+    (folder / "gain.jsonl").write_text("\n".join(lines))
+    found = read(folder).gains
+    assert [g.name for g in found] == ["objective", "test image_auroc", "test pixel_auroc", "test aupro"]
+    assert found[0].differences == pytest.approx([0.01, -0.02, 0.0]) and found[0].verdict.startswith("no gain")
+    write(folder)
+    page = (folder / "search.html").read_text()
+    assert "no gain that could be told from chance" in page and "The defaults are as good a choice" in page
+
+
+def test_importance_sees_what_moves_the_objective(folder):
+    rows = read_rows(folder / "results.jsonl")[:1] * 8
+    from copy import deepcopy
+
+    rows = [deepcopy(row) for row in rows]
+    for i, row in enumerate(rows):
+        row.values |= {"objective.beta": i / 20, "objective.margin": [0.3, 0.9, 0.5, 0.4, 0.8, 0.2, 0.6, 0.7][i]}
+        row.history = [(1, 0.5 - i / 100)]
+    found, chance = importance(rows)
+    assert found[0] == ("objective.beta", pytest.approx(1.0)) and dict(found)["objective.margin"] < chance < 1
+    assert importance(rows[:3])[0] == []
+
+
+class _Trial:
+    def __init__(self, name, config):
+        self.trial_id, self.config = name, config
+
+
+def test_halving_remembers_what_a_killed_search_had_seen_and_never_stops_the_default(folder):
+    """b, a and c reached the first rung with 0.8, 0.7 and 0.99 before: 0.75 is below the best third of them."""
+    fresh, restored = Asha(9, folder / "nothing.jsonl", OWN), Asha(9, folder / "results.jsonl", OWN)
+    for scheduler, expected in ((fresh, "CONTINUE"), (restored, "STOP")):
+        new, own = _Trial("new", OWN | {"objective.beta": 0.6}), _Trial("own", OWN)
+        for trial in (new, own):
+            scheduler.on_trial_add(None, trial)
+        assert scheduler.on_trial_result(None, new, {"score": 0.75, "resource": 1}) == expected
+        assert scheduler.on_trial_result(None, own, {"score": 0.1, "resource": 1}) == "CONTINUE"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "output: name the folder"),
+        (["--resume", "nowhere"], "nowhere holds no search"),
+        (["--output", "{new}", "--latency"], "two objectives need --searcher optuna"),
+        (["--output", "{new}", "--objective", "labelled"], "belong together"),
+        (["--output", "{old}"], "holds a search"),
+        (["--resume", "{old}", "--seed", "1"], "leave out --seed 1"),
+        (["--output", "{new}", "--data.format", "mvtec", "--data.root", "{new}"], "no such folder"),
+        (["--output", "{new}", "--trials", "0"], "at least 1"),
+    ],
+)
+def test_mistakes_are_told_before_anything_starts(folder, tmp_path, words, said):
+    words = [word.format(new=tmp_path / "new", old=folder) for word in words]
+    with pytest.raises(Exception, match=re.escape(said)):
+        parse(words)
+
+
+def test_the_data_set_itself_is_no_validation_set(tiny_mvtec, tmp_path):
+    words = ["--output", str(tmp_path / "new"), "--data.format", "mvtec", "--data.root", str(tiny_mvtec)]
+    with pytest.raises(ConfigError, match=r"validation: that is the data set itself"):
+        main([*words, "--objective", "labelled", "--validation", str(tiny_mvtec)])
