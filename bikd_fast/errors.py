@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 
 _LOCAL_RANK = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
-_GRACE = 5.0  # seconds that launchers take to end a job one of whose ranks has failed, and some
+_GRACE = 15.0  # seconds; launchers take one or two to end a job one of whose ranks has failed, more on a busy machine
 
 
 class UserError(Exception):
