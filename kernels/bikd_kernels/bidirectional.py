@@ -18,48 +18,42 @@ from .dispatch import choose
 from .layout import arranged, gradient_like, is_channels_last
 from .partials import fold_for, ordered_sum, scaled
 from .reference import bidirectional as reference
-from .reference.bidirectional import TERMS, Options
+from .reference.bidirectional import TERMS, Options, Task
 from .regions import region_counts
 from .tiles import launches
 
 
-def launch_objective(
-    clean: Sequence[Tensor], corrupt: Sequence[Tensor], student_clean: Sequence[Tensor],
-    student_corrupt: Sequence[Tensor], adapter_clean: Sequence[Tensor], adapter_corrupt: Sequence[Tensor],
-    regions: Sequence[Tensor], counts: Tensor, beta: Tensor | float, scale: Sequence[float],
-    fold_student: Sequence[float], fold_adapter: Sequence[float], options: Options, grad_student: bool,
-    grad_adapter: bool,
-) -> tuple[Tensor, list[Tensor]]:
+def launch_objective(task: Task) -> tuple[Tensor, list[Tensor]]:
     """reference.objective as one launch for all levels of a layout and one ordered sum."""
-    layouts = [is_channels_last(s) for s in student_clean]
-    adapt = len(adapter_clean) > 0
-    targets = ([student_clean, student_corrupt] if grad_student else []) + (
-        [adapter_clean, adapter_corrupt] if grad_adapter else [])
+    layouts = [is_channels_last(s) for s in task.student_clean]
+    adapt = len(task.adapter_clean) > 0
+    targets = ([task.student_clean, task.student_corrupt] if task.grad_student else []) + (
+        [task.adapter_clean, task.adapter_corrupt] if task.grad_adapter else [])
     grads = [[gradient_like(x, last) for x, last in zip(maps, layouts)] for maps in targets]
-    inputs = [[arranged(x, last) for x, last in zip(maps, layouts)]
-              for maps in (clean, corrupt, student_clean, student_corrupt, adapter_clean, adapter_corrupt)]
+    inputs = [[arranged(x, last) for x, last in zip(maps, layouts)] for maps in task.features]
     held = inputs[:4] + (inputs[4:] if adapt else [inputs[0], inputs[1]])  # stand-ins: pointers that are never read
-    outs = (grads[:2] if grad_student else held[2:4]) + (grads[-2:] if grad_adapter else held[4:6])
+    outs = (grads[:2] if task.grad_student else held[2:4]) + (grads[-2:] if task.grad_adapter else held[4:6])
     groups = launches("objective", layouts, inputs[:6] if adapt else inputs[:4])
     total = sum(p.ends[-1] for _, p in groups)
-    part = torch.empty(len(TERMS), total, dtype=torch.float32, device=clean[0].device)
+    part = torch.empty(len(TERMS), total, dtype=torch.float32, device=task.clean[0].device)
     if not adapt:  # the anchor terms have no program
         part[5:].zero_()
-    counts = counts.to(torch.float32).contiguous()
+    counts = task.counts.to(torch.float32).contiguous()
+    options, beta = task.options, task.beta
     start = 0
     for levels, p in groups:
-        here = counts if len(levels) == len(clean) else torch.stack([counts[k] for k in levels])
-        pick = [tuple(maps[k] for k in levels) for maps in (*held, regions)]
+        here = counts if len(levels) == len(task.clean) else torch.stack([counts[k] for k in levels])
+        pick = [tuple(maps[k] for k in levels) for maps in (*held, task.regions)]
         store = [tuple(maps[k] for k in levels) for maps in outs]
         objective_kernel[(p.ends[-1],)](
             *pick, here, beta if isinstance(beta, Tensor) else part, *store, part[:, start:], total,
-            0.0 if isinstance(beta, Tensor) else beta, tuple(scale[k] for k in levels),
-            tuple(scale[k] / regions[k].numel() for k in levels), tuple(fold_student[k] for k in levels),
-            tuple(fold_adapter[k] for k in levels), options.forward_corrupt, options.forward_clean, options.con,
+            0.0 if isinstance(beta, Tensor) else beta, tuple(task.scale[k] for k in levels),
+            tuple(task.scale[k] / task.regions[k].numel() for k in levels), tuple(task.fold_student[k] for k in levels),
+            tuple(task.fold_adapter[k] for k in levels), options.forward_corrupt, options.forward_clean, options.con,
             options.div, options.anc, options.bound, options.margin, options.eps * options.eps, p.hw, p.rows, p.channels,
             p.ends, L=len(levels), C=p.channels, BLOCK_C=p.block_c, BLOCK_P=p.block_p, NHWC=p.channels_last,
-            EVEN_P=p.even, BETA_ON_DEVICE=isinstance(beta, Tensor), ADAPT=adapt, GRAD_S=grad_student,
-            GRAD_G=grad_adapter, DEAD_ZERO=options.dead_zero, num_warps=p.warps)
+            EVEN_P=p.even, BETA_ON_DEVICE=isinstance(beta, Tensor), ADAPT=adapt, GRAD_S=task.grad_student,
+            GRAD_G=task.grad_adapter, DEAD_ZERO=options.dead_zero, num_warps=p.warps)
         start += p.ends[-1]
     return ordered_sum(part, torch.float64), [g for group in grads for g in group]
 
@@ -94,8 +88,8 @@ def _objective(clean, corrupt, student_clean, student_corrupt, adapter_clean, ad
     balance = beta if beta_tensor is None else beta_tensor
     if isinstance(balance, Tensor) and not balance.is_cuda and impl != "triton":
         balance = float(balance)
-    terms, grads = run(clean, corrupt, student_clean, student_corrupt, adapter_clean, adapter_corrupt, regions, counts,
-                       balance, scale, fold_student, fold_adapter, numbers, grad_student, grad_adapter)
+    terms, grads = run(Task(clean, corrupt, student_clean, student_corrupt, adapter_clean, adapter_corrupt, regions, counts,
+                            balance, scale, fold_student, fold_adapter, numbers, grad_student, grad_adapter))
     dtype = torch.float64 if clean[0].dtype == torch.float64 else torch.float32
     return combine(terms, balance, numbers, impl).to(dtype), grads
 

@@ -32,6 +32,34 @@ class Options(NamedTuple):
     dead_zero: bool
 
 
+class Task(NamedTuple):
+    """One call of the objective, arguments checked: lists of levels, and what holds for all of them.
+
+    The adapter lists are empty where T = E. counts: (L, 2). scale, fold_*: one number a level.
+    """
+
+    clean: Sequence[Tensor]
+    corrupt: Sequence[Tensor]
+    student_clean: Sequence[Tensor]
+    student_corrupt: Sequence[Tensor]
+    adapter_clean: Sequence[Tensor]
+    adapter_corrupt: Sequence[Tensor]
+    regions: Sequence[Tensor]
+    counts: Tensor
+    beta: Tensor | float
+    scale: Sequence[float]
+    fold_student: Sequence[float]
+    fold_adapter: Sequence[float]
+    options: Options
+    grad_student: bool
+    grad_adapter: bool
+
+    @property
+    def features(self) -> tuple[Sequence[Tensor], ...]:
+        """The six lists, clean to adapter_corrupt."""
+        return self[:6]
+
+
 def level(
     maps: Sequence[Tensor], region: Tensor, counts: Tensor, beta: Tensor | float, scale: float, fold: tuple[float, float],
     options: Options, grads: Sequence[Tensor | None], terms: Tensor, scratch: Scratch,
@@ -113,29 +141,22 @@ def _adapter(out: Tensor, t: Vectors, e: Tensor, tanh: Tensor, pairs: Sequence[t
     store(out, total.addcmul_(t.x, own.unsqueeze(1)).mul_(slope).mul_(e))
 
 
-def objective(
-    clean: Sequence[Tensor], corrupt: Sequence[Tensor], student_clean: Sequence[Tensor],
-    student_corrupt: Sequence[Tensor], adapter_clean: Sequence[Tensor], adapter_corrupt: Sequence[Tensor],
-    regions: Sequence[Tensor], counts: Tensor, beta: Tensor | float, scale: Sequence[float],
-    fold_student: Sequence[float], fold_adapter: Sequence[float], options: Options, grad_student: bool,
-    grad_adapter: bool,
-) -> tuple[Tensor, list[Tensor]]:
+def objective(task: Task) -> tuple[Tensor, list[Tensor]]:
     """(7,) float64 terms in the order of TERMS, and the gradients of the whole loss times their folds.
 
     The adapter lists are empty where T = E. Gradients: student_clean, student_corrupt, adapter_clean, adapter_corrupt.
     """
-    terms = torch.zeros(len(TERMS), dtype=torch.float64, device=clean[0].device)
+    terms = torch.zeros(len(TERMS), dtype=torch.float64, device=task.clean[0].device)
     held: list[list[Tensor]] = [[], [], [], []]
     scratch = Scratch()
-    for k in range(len(clean)):
-        last = is_channels_last(student_clean[k])
-        sources = [student_clean, student_corrupt] if grad_student else []
+    for k in range(len(task.clean)):
+        last = is_channels_last(task.student_clean[k])
+        sources = [task.student_clean, task.student_corrupt] if task.grad_student else []
         grads: list[Tensor | None] = [gradient_like(m[k], last) for m in sources] or [None, None]
-        grads += [gradient_like(m[k], last) for m in (adapter_clean, adapter_corrupt)] if grad_adapter else [None, None]
-        maps = [arranged(m[k], last) for m in (clean, corrupt, student_clean, student_corrupt, adapter_clean,
-                                               adapter_corrupt) if m]
-        level(maps, regions[k], counts[k].to(wide(clean[k][:0]).dtype), beta, scale[k], (fold_student[k], fold_adapter[k]),
-              options, grads, terms, scratch)
+        grads += [gradient_like(m[k], last) for m in task.features[4:]] if task.grad_adapter else [None, None]
+        maps = [arranged(m[k], last) for m in task.features if m]
+        counts, folds = task.counts[k].to(wide(task.clean[k][:0]).dtype), (task.fold_student[k], task.fold_adapter[k])
+        level(maps, task.regions[k], counts, task.beta, task.scale[k], folds, task.options, grads, terms, scratch)
         for group, g in zip(held, grads):
             group += [] if g is None else [g]
     terms[2] = terms[1]
