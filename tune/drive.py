@@ -120,6 +120,7 @@ def fit(
 ) -> None:
     """Run the trials of an experiment, or what is left of them where it was begun before."""
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "2")  # between two snapshots that a killed driver is taken up from
     path = f"{storage.rstrip('/')}/{name}"
     if record.is_file() and tune.Tuner.can_restore(path):
         tuner = tune.Tuner.restore(path, trainable, resume_unfinished=True, resume_errored=True, param_space=dict(space))
@@ -137,7 +138,14 @@ def fit(
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=None, checkpoint_frequency=1, checkpoint_at_end=False),
             ),
         )
-    tuner.fit()
+    grid = tuner.fit()
+    analysis = grid._experiment_analysis
+    known = {trial.trial_id for trial in analysis.trials or []} if analysis is not None else set()
+    if known:  # a trial that began after the last snapshot before a kill: Ray has forgotten it and drawn another in its place
+        for row in read_rows(record):
+            if row.status == "unfinished" and row.trial not in known:
+                with record.open("a") as file:
+                    file.write(json.dumps({"what": "gone", "trial": row.trial}) + "\n")
 
 
 def _tidy(work: str | None, keep: Row | None = None) -> None:

@@ -100,7 +100,7 @@ def _line(trial: str, found: Mapping[str, Any]) -> str:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The trials in the order they were begun. A line cut short by a kill is passed over."""
+    """The trials in the order they were begun. A line cut short by a kill is passed over, and a trial that Ray forgot with it."""
     rows: dict[str, Row] = {}
     for line in path.read_text().splitlines() if path.is_file() else []:
         try:
@@ -121,6 +121,8 @@ def read_rows(path: Path) -> list[Row]:
             row.result["over"] = True
         elif entry["what"] == "error":
             row.error = entry["reason"]
+        elif entry["what"] == "gone":
+            del rows[entry["trial"]]
     return list(rows.values())
 
 

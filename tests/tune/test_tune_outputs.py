@@ -81,6 +81,13 @@ def test_what_several_settings_made_is_not_the_best(folder):
     assert best_of(read_rows(folder / "results.jsonl")).trial == "b"
 
 
+def test_a_trial_that_was_forgotten_with_a_killed_driver_is_gone(folder):
+    with (folder / "results.jsonl").open("a") as file:
+        for entry in ({"what": "start", "trial": "f", "values": OWN}, {"what": "gone", "trial": "f"}):
+            file.write("\n" + json.dumps(entry))
+    assert [row.trial for row in read_rows(folder / "results.jsonl")] == ["b", "a", "c", "d", "e"]
+
+
 def test_no_result_no_best(tmp_path, folder):
     (folder / "results.jsonl").write_text(json.dumps({"what": "start", "trial": "a", "values": OWN}) + "\n")
     assert write(folder) is None and not (folder / "best.yaml").exists()
