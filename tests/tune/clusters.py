@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 from tiny import TINY
 
 ROOT = Path(__file__).parents[2]
@@ -92,10 +93,11 @@ def everything_ends():
 @contextlib.contextmanager
 def two_nodes():
     """A cluster of two nodes with one CPU each on this machine; yields (cluster, address, the second node)."""
-    os.environ.update(QUIET)
     from ray.cluster_utils import Cluster
 
-    with everything_ends():
+    with everything_ends(), pytest.MonkeyPatch.context() as patch:
+        for name, value in QUIET.items():
+            patch.setenv(name, value)
         cluster = Cluster()
         try:
             common = dict(num_cpus=1, object_store_memory=80 * 2**20, include_dashboard=False)

@@ -1,5 +1,6 @@
 """Whole searches on a real Ray cluster of two nodes: undisturbed, the driver killed, a node killed; and on a local one, Ctrl-C."""
 
+import json
 import os
 import signal
 
@@ -56,6 +57,20 @@ def test_a_search_with_a_setting_that_fails(tiny_mvtec, tmp_path, cluster):
     assert "no_such_backbone" in (output / "search.html").read_text()
     seen = [r["result"] for r in results(output) if r["what"] == "result"]
     assert all("runtime_resources" in r["code"] for r in seen)
+
+
+def test_a_trial_of_two_processes(tiny_mvtec, tmp_path, cluster):
+    """DeepSpeed in a Ray Train worker group, one process on each node."""
+    _, address, _ = cluster
+    output, log = tmp_path / "found", tmp_path / "log"
+    job = start(words(tiny_mvtec, output, "--ranks-per-trial", "2", "--address", address, trials=1), log, tmp_path)
+    try:
+        assert job.wait(LONG) == 0, log.read_text()[-3000:]
+    finally:
+        job.kill()
+    (row,) = complete(output, 1)
+    lines = (output / "ray/trials-files" / row["trial"] / "stripes/log.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == 8 and json.loads(lines[-1])["share_communication"] > 0
 
 
 def test_driver_killed_and_resumed_then_a_node_killed(tiny_mvtec, tmp_path, cluster):
