@@ -30,7 +30,9 @@ def search(options: Options, base: dict[str, Any], resumed: bool) -> bool:
     folder = Path(options.output).resolve()
     space, maps = spaces.load(Path(options.space) if options.space else None, options.latency)
     first = spaces.first_points(space, base, [read_settings(path) for path in options.first])[: options.trials]
-    if not resumed:
+    if resumed:
+        remember(options, base, taken_up=True)
+    else:
         remember(options, base, space={key: str(entry) for key, entry in space.items()}, default=first[0], seconds=0.0)
     began, found = time.time(), cluster.connect(options.address, options.gpus_per_trial)
     own, gpus, at_once = cluster.shares(found, options.gpus_per_trial, options.ranks_per_trial)

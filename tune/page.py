@@ -65,7 +65,7 @@ def _summary(found: Found) -> str:
     default = next((row for row in found.rows if row.number == 0 and row.rung == found.best.rung), None)
     if default is not None:
         text += f", the job's own settings {default.result['score_own_map']:.4f}"
-    cost = f"{counts}. {seconds:.0f} s, {share:.0%} of them not in training steps." if math.isfinite(share) else f"{counts}."
+    cost = f"{counts}." + (f" {seconds:.0f} s, {share:.0%} of them not in training steps." if math.isfinite(share) else "")
     return f"<p class='verdict'>{text}.</p><p class='soft'>{cost}</p>"
 
 
@@ -91,7 +91,7 @@ def _key() -> str:
     entries = (
         ("--accent", "best"),
         ("--ink", "the job's own settings"),
-        ("--low", "others, by the objective at the first rung: darker is better; dashed: stopped early"),
+        ("--low", "others: the higher the contrast, the better at the first rung; dashed: stopped early"),
     )
     return (
         "<div class='key'>" + "".join(f"<span><i style='border-color:var({c})'></i>{t}</span>" for c, t in entries) + "</div>"
