@@ -144,8 +144,8 @@ def importance(rows: list[Row]) -> tuple[list[tuple[str, float]], float]:
 
 
 def overhead(state: dict[str, Any], rows: list[Row]) -> float:
-    """Share of the search's time (wall time by trials at once) that was not spent in training steps; NaN for a search that was taken
-    up again, whose time before nobody knows if it was killed."""
+    """Share of the search's time (wall time by trials at once) that was not spent in training steps; NaN for a search that was
+    taken up again, whose time before nobody knows if it was killed."""
     if state.get("taken_up"):
         return math.nan
     whole = state.get("seconds", 0.0) * state.get("slots", 1)
