@@ -128,8 +128,8 @@ class Trial:
             detector = self._trained(name, groups[name], until)
             if self.ranks.first:
                 self._judge(name, groups[name], detector, maps, last)
+            self._read_log(name, progress.steps.get(name, 0), until)
             progress.steps[name] = until
-            self._read_log(name)
         progress.rung += 1
         progress.seconds += time.perf_counter() - began
         if not self.ranks.first:
@@ -180,17 +180,17 @@ class Trial:
                 if any(s.label for s in category.test):
                     self.progress.test[category.name] = test_metrics(detector, category, self.config)
 
-    def _read_log(self, name: str) -> None:
+    def _read_log(self, name: str, begun: int, until: int) -> None:
+        """Losses, and the seconds that steps ``begun`` to ``until`` took: what lies behind the last line counts at its speed."""
         path = self.folder / name / "log.jsonl"
         rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
         rows = [row for row in rows if "pictures_per_second" in row]
-        known = {step for step, _ in self.progress.losses.get(name, [])}
-        before = max(known, default=0)
-        for row in rows:
-            if row["step"] > before:
-                pictures = (row["step"] - before) * self.config.training.batch_size
-                self.progress.training += pictures / row["pictures_per_second"]
-                before = row["step"]
+        before = begun
+        new = [row for row in rows if row["step"] > begun]
+        for row in [*new, *([new[-1] | {"step": until}] if new else [])]:
+            pictures = (row["step"] - before) * self.config.training.batch_size
+            self.progress.training += pictures / row["pictures_per_second"]
+            before = row["step"]
         self.progress.losses[name] = [(row["step"], round(row["loss"], 5)) for row in rows]
 
     def save(self, folder: Path) -> None:
