@@ -30,7 +30,7 @@ from bikd_fast.models.detector import FILE_NAME, Detector
 from bikd_fast.search.settings import plain
 from bikd_fast.search.validation import Validation, labelled, measure, score, simulated, variants
 from bikd_fast.training.distributed import Ranks
-from bikd_fast.training.run import split, train_one, training_groups
+from bikd_fast.training.run import meet, split, train_one, training_groups
 
 Rung = list[tuple[str, int]]  # (category or "shared", steps of the whole schedule)
 TRUE = ("image_auroc", "pixel_auroc", "aupro")  # reported of the test set, never chosen by
@@ -164,6 +164,9 @@ class Trial:
 
     def _trained(self, name: str, group: Sequence[Category], until: int) -> Detector:
         folder = self.folder / name
+        if self.ranks.first and until < self.config.training.steps and _further_than(folder, until):
+            shutil.rmtree(folder)  # of a trial that a killed driver had let go on: a rung is judged at its own steps
+        meet(self.ranks)
         if (folder / FILE_NAME).is_file():
             return Detector.load(folder, self.ranks.device)
         return train_one(self.config, name, group, folder, self.ranks, until)
@@ -218,6 +221,12 @@ class Trial:
             place.mkdir(parents=True, exist_ok=True)
             if not (place / what).is_file():
                 shutil.copy(file, place / what)
+
+
+def _further_than(folder: Path, steps: int) -> bool:
+    """Whether the training in ``folder`` has gone beyond ``steps``."""
+    newest = max((folder / "checkpoints").glob("step-*.safetensors"), default=None)
+    return (folder / FILE_NAME).is_file() or (newest is not None and int(newest.stem.removeprefix("step-")) > steps)
 
 
 def digest(config: RunConfig) -> str:

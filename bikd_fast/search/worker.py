@@ -16,7 +16,7 @@ from ray import tune
 from bikd_fast.config import ConfigError, RunConfig, check
 from bikd_fast.search.settings import apply
 from bikd_fast.search.trial import Rung, Trial, names_of, rungs
-from bikd_fast.training import distributed
+from bikd_fast.training import distributed, place
 
 METRIC, RESOURCE = "score", "resource"
 FACTOR = 3  # of successive halving: one in three goes on to the next rung
@@ -55,6 +55,7 @@ class Worker(tune.Trainable):
             self.settings, self.plan = settings_of(self.job, config)
             if self.job["ranks"] == 1:
                 if not _ranks:
+                    place.alone()  # whatever the cluster was started from
                     _ranks.append(distributed.start())
                 self.trial = make(self.job, self.settings, self.plan, self.folder, _ranks[0])
         except Exception as error:

@@ -6,7 +6,6 @@ import ctypes
 import os
 import re
 import signal
-import socket
 import sys
 import threading
 import traceback
@@ -20,14 +19,9 @@ import torch
 import torch.distributed as dist
 
 from bikd_fast.errors import UserError
+from bikd_fast.training import place
 from bikd_fast.training.watch import LOST, Watch
 
-_FOREIGN = {  # launchers other than DeepSpeed's name the same things otherwise
-    "RANK": ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"),
-    "WORLD_SIZE": ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"),
-    "LOCAL_RANK": ("SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID"),
-    "LOCAL_SIZE": ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"),
-}
 _LAUNCHERS = re.compile(r"deepspeed|torchrun|torch\.distributed|mpirun|mpiexec|orted|prte|hydra|slurmstepd")
 SILENCE = 45.0  # seconds
 _PATIENCE = timedelta(days=7)  # of collectives: that a rank is lost is the watch's to find out, and a busy one is waited for
@@ -96,7 +90,7 @@ _started: list[Ranks] = []
 
 def job_size() -> int:
     """Ranks of the job, as the launcher's environment says; needs no process group."""
-    _foreign()
+    place.translate()
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -110,7 +104,7 @@ def start(silence: float = SILENCE, apart: bool = False) -> Ranks:
     Raises:
         UserError: the other ranks cannot be reached.
     """
-    _environment()
+    place.settle()
     launcher = _bind_to_launcher()
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
@@ -119,7 +113,7 @@ def start(silence: float = SILENCE, apart: bool = False) -> Ranks:
         # torchrun serves a store there already, and would have our own group of one look for it too
         if os.environ.pop("TORCHELASTIC_USE_AGENT_STORE", "") != "True" and rank == 0:
             _serve(port)
-        os.environ.update(RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
+        os.environ.update(RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(place.free_port()))
     device = _join()
     watch = Watch(rank, size, address, port, silence, launcher)
     watch.start()
@@ -188,6 +182,7 @@ def stop() -> None:
         groups._WORLD_GROUP = None  # DeepSpeed would go on using it in a process that starts again
     if _signals_reach_us() and signal.getsignal(signal.SIGTERM) is termination:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    place.restore()
 
 
 def together(work: Callable[[Ranks], None], silence: float = SILENCE, apart: bool = False) -> None:
@@ -234,26 +229,6 @@ def _out(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _foreign() -> None:
-    for name, others in _FOREIGN.items():
-        found = next((os.environ[o] for o in others if o in os.environ), None)
-        if name not in os.environ and found is not None and "MASTER_ADDR" in os.environ:
-            os.environ[name] = found
-
-
-def _environment() -> None:
-    _foreign()
-    os.environ.setdefault("RANK", "0")
-    os.environ.setdefault("WORLD_SIZE", "1")
-    os.environ.setdefault("LOCAL_RANK", "0")
-    if "MASTER_ADDR" not in os.environ:
-        os.environ["MASTER_ADDR"] = "127.0.0.1"
-        os.environ["MASTER_PORT"] = str(_free_port())
-    os.environ.setdefault("MASTER_PORT", "29500")
-    if os.environ["WORLD_SIZE"] != "1":
-        _name_interface(os.environ["MASTER_ADDR"])
-
-
 def _bind_to_launcher() -> int | None:
     """End with the launcher: SIGTERM when the process above dies; returns the process above that, where it is a launcher too.
 
@@ -283,25 +258,3 @@ def _serve(port: int) -> None:
 
 
 _server: dist.TCPStore | None = None
-
-
-def _name_interface(master: str) -> None:
-    """gloo advertises 127.0.0.1 unless told which interface leads to the others; other hosts then wait for ever."""
-    if "GLOO_SOCKET_IFNAME" in os.environ:
-        return
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((master, 9))
-        except OSError:
-            return
-        local = probe.getsockname()[0]
-    for name, addresses in psutil.net_if_addrs().items():
-        if any(a.address == local for a in addresses):
-            os.environ["GLOO_SOCKET_IFNAME"] = name
-            return
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

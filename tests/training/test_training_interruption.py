@@ -13,7 +13,7 @@ from bikd_fast import errors
 from bikd_fast.arguments import parse_run, run_parser
 from bikd_fast.config import ConfigError
 from bikd_fast.train import resuming
-from bikd_fast.training import distributed
+from bikd_fast.training import distributed, place
 from bikd_fast.training.bad_steps import TrainingError
 from bikd_fast.training.distillation import Distillation
 from bikd_fast.training.run import side_by_side, train
@@ -134,5 +134,17 @@ def test_other_launchers_variables_are_read(monkeypatch, prefix):
         monkeypatch.setenv(theirs, "3")
         monkeypatch.setenv(ours, "3")  # so that monkeypatch takes it away again
         monkeypatch.delenv(ours)
-    distributed._foreign()
+    place.translate()
     assert all(os.environ[ours] == "3" for ours in prefix)
+
+
+def test_a_process_leaves_no_place_for_others_to_take(monkeypatch):
+    """What it settled for itself is gone afterwards: a process started from here must not listen at the same port."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    before = dict(os.environ)
+    monkeypatch.setattr(place, "_before", {})
+    place.settle()
+    assert os.environ["WORLD_SIZE"] == "1" and int(os.environ["MASTER_PORT"]) > 0
+    place.restore()
+    assert dict(os.environ) == before
