@@ -35,7 +35,7 @@ def search(folder: Path, trials: int, passed: Sequence[str]) -> None:
     state = folder / "search.json"
     words = ["--resume", str(folder)] if state.is_file() else ["--trials", str(trials), "--output", str(folder), *passed]
     subprocess.run([sys.executable, str(ROOT / "tune/search.py"), *words], check=True, cwd=ROOT)
-    from tune.outputs import overhead, read
+    from tune.findings import overhead, read
 
     found = read(folder)
     assert found.best is not None

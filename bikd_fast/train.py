@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bikd_fast.arguments import guarded, parse_run, run_parser
 from bikd_fast.config import ConfigError
-from bikd_fast.errors import said_once
+from bikd_fast.training.place import said_once
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

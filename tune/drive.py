@@ -18,9 +18,9 @@ from bikd_fast.search.trial import names_of, rungs
 from bikd_fast.search.worker import METRIC, Worker, resource
 from tune import cluster
 from tune import space as spaces
-from tune.records import Recorder, Row, best_of, read_rows
+from tune.records import Recorder, Row, best_of, best_values, read_rows
 from tune.schedule import scheduler, searcher
-from tune.search import GAIN, NEW_SEED, RESULTS, Options, read_settings, remember
+from tune.state import GAIN, NEW_SEED, RESULTS, Options, kept, read_settings, remember
 
 RETRIES = 3  # of a trial whose worker was lost; a trial that fails by itself is not tried again
 
@@ -70,8 +70,8 @@ def search(options: Options, base: dict[str, Any], resumed: bool) -> bool:
             _tidy(job["work"], keep=best_of(read_rows(record)))
         return done
     finally:
-        kept = _seconds(options)
-        remember(options, base, seconds=kept + time.time() - began, slots=at_once, rungs=plan, cluster=found)
+        before = float(kept(Path(options.output)).get("seconds", 0.0))
+        remember(options, base, seconds=before + time.time() - began, slots=at_once, rungs=plan, cluster=found)
         ray.shutdown()
 
 
@@ -109,12 +109,6 @@ def _fixed(trainable: Any, storage: str, name: str, record: Path, points: list, 
 
 def _short(trial: Any) -> str:
     return trial.trial_id
-
-
-def best_values(base: Mapping[str, Any], best: Row) -> dict[str, Any]:
-    """What a trial drew and the map settings that suited it, as differences from the job."""
-    maps = {f"map.{key}": value for key, value in best.result["map"].items() if base["map"][key] != value}
-    return {**best.values, **maps}
 
 
 def fit(
@@ -179,9 +173,3 @@ def _job(options: Options, base: Mapping[str, Any], storage: str, name: str, gpu
         "gpus": gpus,
         **more,
     }
-
-
-def _seconds(options: Options) -> float:
-
-    path = Path(options.output) / "search.json"
-    return float(json.loads(path.read_text()).get("seconds", 0.0)) if path.is_file() else 0.0

@@ -3,165 +3,29 @@
 from __future__ import annotations
 
 import csv
-import json
-import math
+import io
 import statistics
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import yaml
-from scipy.stats import rankdata, t
 
-from bikd_fast.config import RunConfig
-from bikd_fast.search.settings import apply, plain
-from tune.records import Row, best_of, read_rows
+from bikd_fast.search.settings import plain
+from tune.findings import Found, front, read
+from tune.page import page
+from tune.records import Row
+from tune.state import put
 
 HEAD = "# Found by tune/search.py. `bikd train --config` takes it as it is.\n"
 
 
-@dataclass(frozen=True)
-class Gain:
-    """Best minus default, trained with the same new seeds.
-
-    Attributes:
-        name: of the figure.
-        differences: one a seed.
-        low, high: 95 % interval of their mean (Student's t); NaN with one seed.
-    """
-
-    name: str
-    default: list[float]
-    best: list[float]
-    low: float
-    high: float
-
-    @property
-    def differences(self) -> list[float]:
-        return [b - d for b, d in zip(self.best, self.default)]
-
-    @property
-    def mean(self) -> float:
-        return statistics.fmean(self.differences)
-
-    @property
-    def verdict(self) -> str:
-        """In words; an interval that holds 0 is no gain."""
-        if len(self.differences) < 2:
-            return "one seed: no uncertainty, no verdict"
-        if self.low > 0:
-            return "a gain"
-        return "a loss" if self.high < 0 else "no gain that could be told from chance"
-
-
-@dataclass(frozen=True)
-class Found:
-    """A search as recorded: its state (search.json), trials, best trial and settings, gains."""
-
-    state: dict[str, Any]
-    rows: list[Row]
-    best: Row | None
-    config: RunConfig | None
-    gains: list[Gain]
-
-
 def write(folder: Path) -> Row | None:
     """Write best.yaml, trials.csv, search.html; returns the best trial, None (and no best.yaml) where none came to a result."""
-    from tune.page import page
-
     found = read(folder)
     if found.config is not None:
-        _put(folder / "best.yaml", HEAD + yaml.safe_dump(plain(found.config), sort_keys=False))
+        put(folder / "best.yaml", HEAD + yaml.safe_dump(plain(found.config), sort_keys=False))
     _table(folder / "trials.csv", found)
-    _put(folder / "search.html", page(found))
+    put(folder / "search.html", page(found))
     return found.best
-
-
-def read(folder: Path) -> Found:
-    """A search folder."""
-    from tune.drive import best_values
-
-    state = json.loads((folder / "search.json").read_text())
-    rows = read_rows(folder / "results.jsonl")
-    rows.sort(key=lambda row: row.values != state.get("default"))  # the job's own settings first; they may have begun second
-    for number, row in enumerate(rows):
-        row.number = number
-    best = best_of(rows)
-    config = apply(state["base"], best_values(state["base"], best)) if best is not None else None
-    return Found(state, rows, best, config, gains(read_rows(folder / "gain.jsonl")))
-
-
-def gains(rows: list[Row]) -> list[Gain]:
-    """Of the objective, and of the test metrics where the data set has labelled test pictures."""
-    there: dict[str, dict[int, dict[str, float]]] = {"default": {}, "best": {}}
-    for row in rows:
-        if row.status == "finished":
-            there[row.values["_who"]][row.values["seed"]] = _figures(row.result)
-    seeds = sorted(there["default"].keys() & there["best"].keys())
-    names = (
-        [name for name in there["default"][seeds[0]] if all(name in there[w][s] for w in there for s in seeds)] if seeds else []
-    )
-    return [gain(name, [there["default"][s][name] for s in seeds], [there["best"][s][name] for s in seeds]) for name in names]
-
-
-def gain(name: str, default: list[float], best: list[float]) -> Gain:
-    """Pairs of the same seed."""
-    differences = [b - d for b, d in zip(best, default)]
-    if len(differences) < 2:
-        return Gain(name, default, best, math.nan, math.nan)
-    middle = statistics.fmean(differences)
-    reach = float(t.ppf(0.975, len(differences) - 1)) * statistics.stdev(differences) / math.sqrt(len(differences))
-    return Gain(name, default, best, middle - reach, middle + reach)
-
-
-def _figures(result: dict[str, Any]) -> dict[str, float]:
-    figures = {"objective": result["score"]}
-    tests = list(result.get("test", {}).values())
-    for key in ("image_auroc", "pixel_auroc", "aupro"):
-        if tests and all(key in found for found in tests):
-            figures[f"test {key}"] = statistics.fmean(found[key] for found in tests)
-    return figures
-
-
-def importance(rows: list[Row]) -> tuple[list[tuple[str, float]], float]:
-    """How much each parameter has to do with the objective at the first rung, which all trials reached: |rank correlation|.
-
-    Returns:
-        (parameter, value in [0, 1]), greatest first; and what chance alone exceeds in one case out of twenty with so many trials
-        (about 1.96 / sqrt(n - 1)). Both mean little with few trials.
-    """
-    judged = [row for row in rows if row.history and row.history[0][0] == 1]
-    if len(judged) < 4:
-        return [], math.nan
-    scores = rankdata([row.history[0][1] for row in judged])
-    found = []
-    for key in judged[0].values:
-        values = [row.values.get(key) for row in judged]
-        if all(isinstance(v, int | float) for v in values) and len(set(values)) > 1:
-            found.append((key, abs(float(np.corrcoef(rankdata(np.array(values, float)), scores)[0, 1]))))
-    return sorted(found, key=lambda pair: -pair[1]), min(1.0, 1.96 / math.sqrt(len(judged) - 1))
-
-
-def overhead(state: dict[str, Any], rows: list[Row]) -> float:
-    """Share of the search's time (wall time by trials at once) that was not spent in training steps; NaN for a search that was
-    taken up again, whose time before nobody knows if it was killed."""
-    if state.get("taken_up"):
-        return math.nan
-    whole = state.get("seconds", 0.0) * state.get("slots", 1)
-    return 1 - sum(row.result.get("training_seconds", 0.0) for row in rows) / whole if whole else math.nan
-
-
-def front(rows: list[Row]) -> set[str]:
-    """Trials that no other beats in accuracy and latency both, among those that got furthest."""
-    top = max((row.rung for row in rows), default=0)
-    good = [r for r in rows if r.rung == top and r.status == "finished" and r.result.get("latency") is not None]
-
-    def beaten(row: Row) -> bool:
-        own = (row.score, -row.result["latency"])
-        return any(o != own and o[0] >= own[0] and o[1] >= own[1] for o in ((r.score, -r.result["latency"]) for r in good))
-
-    return {row.trial for row in good if not beaten(row)}
 
 
 def _table(path: Path, found: Found) -> None:
@@ -183,15 +47,8 @@ def _table(path: Path, found: Found) -> None:
         }  # fmt: skip
         lines.append(line)
     columns = list(dict.fromkeys(key for line in lines for key in line)) or ["trial"]
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([{key: "" if value is None else value for key, value in line.items()} for line in lines])
-    temporary.replace(path)
-
-
-def _put(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    file = io.StringIO()
+    writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([{key: "" if value is None else value for key, value in line.items()} for line in lines])
+    put(path, file.getvalue())

@@ -5,24 +5,20 @@ from __future__ import annotations
 import math
 import statistics
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from markupsafe import Markup, escape
 
 from bikd_fast.report.charts import ticks
+from tune.findings import Found, importance, overhead
 from tune.records import Row
 from tune.space import SPACE, Range
-
-if TYPE_CHECKING:
-    from tune.outputs import Found
 
 STYLE = Path(__file__).with_name("page.css")
 
 
 def page(found: Found) -> str:
     """The whole page; the same records give the same page."""
-    from tune.outputs import importance
-
     options, rows = found.state["options"], found.rows
     title = f"Search of {len(rows)} trials"
     influence, chance = importance(rows)
@@ -54,8 +50,6 @@ def _scroll(inside: str) -> str:
 
 
 def _summary(found: Found) -> str:
-    from tune.outputs import overhead
-
     if found.best is None:
         return "<p class='verdict'>No trial came to a result; the table has the reasons.</p>"
     by = {s: sum(row.status == s for row in found.rows) for s in ("finished", "stopped", "failed", "unfinished")}

@@ -138,3 +138,9 @@ def best_of(rows: list[Row]) -> Row | None:
     good = [row for row in rows if row.status != "failed" and row.rung > 0 and not row.result.get("mixed")]
     top = max((row.rung for row in good), default=0)
     return max((row for row in good if row.rung == top), key=lambda row: (row.score, -row.number), default=None)
+
+
+def best_values(base: Mapping[str, Any], best: Row) -> dict[str, Any]:
+    """What a trial drew and the map settings that suited it, as differences from the job."""
+    maps = {f"map.{key}": value for key, value in best.result["map"].items() if base["map"][key] != value}
+    return {**best.values, **maps}

@@ -3,46 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a script, its folder is there, not the one above
 
-import yaml
-
 from bikd_fast.arguments import guarded, parse_run, run_parser
 from bikd_fast.config import ConfigError, RunConfig, check
-from bikd_fast.errors import UserError
 from tune import space as spaces
-
-STATE, RESULTS, GAIN = "search.json", "results.jsonl", "gain.jsonl"
-NEW_SEED = 1001  # the first of the seeds that gains are measured with: none that a trial was drawn or trained with
-
-
-@dataclass
-class Options:
-    """Of a search. The job itself is a :class:`RunConfig`."""
-
-    output: str
-    trials: int = 12
-    scheduler: str = "asha"
-    searcher: str = "random"
-    objective: str = "simulated"
-    validation: str | None = None
-    space: str | None = None
-    first: tuple[str, ...] = ()
-    latency: bool = False
-    categories: int = 3
-    gain_seeds: int = 3
-    address: str | None = None
-    storage: str | None = None
-    gpus_per_trial: float | None = None
-    ranks_per_trial: int = 1
+from tune.state import STATE, Options, kept
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -163,43 +135,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _taken_up(given: argparse.Namespace, rest: Sequence[str]) -> tuple[Options, dict[str, Any], bool]:
-    path = Path(given.resume) / STATE
-    if not path.is_file():
+    if not (Path(given.resume) / STATE).is_file():
         raise ConfigError(f"resume: {given.resume} holds no search (no {STATE} there).")
     if rest:
         raise ConfigError(f"resume: a search goes on with its own settings; leave out {' '.join(rest)}.")
-    kept = json.loads(path.read_text())
-    options = Options(**kept["options"] | {"output": given.resume})
+    found = kept(Path(given.resume))
+    options = Options(**found["options"] | {"output": given.resume})
     options.first = tuple(options.first)
     if given.address:
         options.address = given.address
-    return options, kept["base"], True
-
-
-def remember(options: Options, base: dict[str, Any], **more: Any) -> None:
-    """Write DIR/search.json, from which a search is taken up."""
-    folder = Path(options.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / STATE
-    kept = json.loads(path.read_text()) if path.is_file() else {"began": time.time()}
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(kept | {"options": asdict(options), "base": base} | more, indent=1))
-    temporary.replace(path)
-
-
-def read_settings(path: str) -> dict[str, Any]:
-    """Settings of a YAML file, as plain data.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    from bikd_fast.arguments import load_run
-    from bikd_fast.search.settings import plain
-
-    try:
-        return plain(load_run(Path(path)))
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"first: {path} cannot be read ({error}).") from error
+    return options, found["base"], True
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import numpy as np
 from bikd_fast.data.errors import DataError
 from bikd_fast.data.lock import alone
 from bikd_fast.data.samples import Sample
-from bikd_fast.data.shards import read_member, size_of, split_member
+from bikd_fast.data.shards import contents, size_of, split_member
 
 _LAYOUT = 1  # raise it when decoding or resizing changes what a picture becomes
 
@@ -59,8 +59,7 @@ def identity(samples: Sequence[Sample], most: int = 256 * 2**20) -> str:
     step = max(1, -(-sum(sizes) // most))
     for sample in samples[::step]:
         with contextlib.suppress(OSError):
-            inside = None if sample.path.exists() else split_member(sample.path)
-            digest.update(sample.path.read_bytes() if inside is None else read_member(*inside))
+            digest.update(contents(sample.path))
     return digest.hexdigest()[:24]
 
 

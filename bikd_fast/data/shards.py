@@ -143,11 +143,22 @@ def _pictures(shard: Path) -> list[str]:
 
 def opened(path: Path) -> IO[bytes] | Path:
     """What a picture library opens: the path itself, or the bytes of a member."""
-    inside = None if path.exists() else split_member(path)
+    inside = _inside(path)
     return path if inside is None else io.BytesIO(read_member(*inside))
+
+
+def contents(path: Path) -> bytes:
+    """The bytes of a picture file, or of a member."""
+    inside = _inside(path)
+    return path.read_bytes() if inside is None else read_member(*inside)
 
 
 def size_of(path: Path) -> int:
     """Bytes of a picture file, or of a member."""
-    inside = None if path.exists() else split_member(path)
+    inside = _inside(path)
     return path.stat().st_size if inside is None else members(inside[0])[inside[1]][1]
+
+
+def _inside(path: Path) -> tuple[Path, str] | None:
+    """As :func:`split_member`; a path that is there needs no search for a shard above it."""
+    return None if path.exists() else split_member(path)

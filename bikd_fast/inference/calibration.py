@@ -15,7 +15,7 @@ from bikd_fast.models.detector import Detector
 Levels = list[torch.Tensor]
 
 
-def _levels(detector: Detector, pictures: torch.Tensor) -> Iterator[tuple[Levels, Levels]]:
+def levels_of(detector: Detector, pictures: torch.Tensor) -> Iterator[tuple[Levels, Levels]]:
     """Teacher's and student's levels of uint8 (N, 3, S, S) pictures, batch by batch."""
     for start in range(0, len(pictures), BATCH):
         x = pictures[start : start + BATCH].to(detector.device).float().div_(255)
@@ -29,7 +29,7 @@ def level_weights(detector: Detector, pictures: torch.Tensor) -> tuple[float, ..
     A level that the student can hardly predict on good pictures would otherwise drown the levels that it predicts well.
     """
     sums = torch.zeros(len(detector.level_weights), dtype=torch.float64)
-    for teacher, student in _levels(detector, pictures):
+    for teacher, student in levels_of(detector, pictures):
         if detector.map_config.calibrate_channels:
             teacher, student = detector.weighted(teacher), detector.weighted(student)
         maps = cosine_discrepancy(teacher, student, reduction="none", dead="zero")
@@ -47,7 +47,7 @@ def channel_weights(detector: Detector, pictures: torch.Tensor) -> list[torch.Te
     anything predicts) does not take all the weight.
     """
     sums = [torch.zeros(count, dtype=torch.float64) for count in detector.student.channels]
-    for teacher, student in _levels(detector, pictures):
+    for teacher, student in levels_of(detector, pictures):
         for total, t, s in zip(sums, teacher, student):
             residual = F.normalize(t.float(), dim=1) - F.normalize(s.float(), dim=1)
             total += residual.square().mean((2, 3)).sum(0).double().cpu()
@@ -63,7 +63,7 @@ def mix(detector: Detector, pictures: torch.Tensor) -> tuple[float, float, float
     on a good picture either half then peaks at about one half.
     """
     parts: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
-    for teacher, student in _levels(detector, pictures):
+    for teacher, student in levels_of(detector, pictures):
         parts[0].append(detector.discrepancy(teacher, student)[0].cpu())
         parts[1].append(detector.logits(teacher, student).cpu())
     scale, shift = [], 0.0

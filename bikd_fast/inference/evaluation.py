@@ -28,7 +28,6 @@ from bikd_fast.report.overlay import draw_overlay, heat_range_of, thinned
 
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1max", "pixel_f1max_threshold", "aupro")
 DISPLAY_SIDE = 128  # of the maps kept for looking at, in pixels
-TRAINING = "training.json"  # what a training left beside its detector: seconds, memory, diagnostics
 
 
 def evaluate_category(

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 
 from bikd_fast.config import MapConfig
 from bikd_fast.errors import UserError
-from bikd_fast.inference.calibration import calibrate
-from bikd_fast.inference.runner import BATCH, run
+from bikd_fast.inference.calibration import calibrate, levels_of
+from bikd_fast.inference.runner import run
 from bikd_fast.metrics import evaluate
 from bikd_fast.models.detector import Detector
 from bikd_fast.models.head import smoothing
@@ -155,12 +155,7 @@ Levels = tuple[list[torch.Tensor], list[torch.Tensor]]
 @torch.inference_mode()
 def _levels(detector: Detector, pictures: torch.Tensor) -> Levels:
     """Teacher's and student's levels of all pictures."""
-    teacher, student = [], []
-    for start in range(0, len(pictures), BATCH):
-        x = pictures[start : start + BATCH].to(detector.device).float().div_(255)
-        t, s = detector.features(x.contiguous(memory_format=torch.channels_last))
-        teacher.append(t)
-        student.append(s)
+    teacher, student = zip(*levels_of(detector, pictures))
     return [torch.cat(level) for level in zip(*teacher)], [torch.cat(level) for level in zip(*student)]
 
 

@@ -63,9 +63,9 @@ def estimate_foreground(pool: Tensor) -> Tensor | None:
     return object_masks(pool) if believed(pool[evenly(len(pool))]) else None
 
 
-def evenly(count: int) -> Tensor:
-    """Positions (int64) of up to :data:`SAMPLE` pictures of a set, spread evenly over it."""
-    return torch.linspace(0, count - 1, min(count, SAMPLE)).long()
+def evenly(count: int, most: int = SAMPLE) -> Tensor:
+    """Positions (int64) of up to ``most`` pictures of a set of ``count``, spread evenly over it."""
+    return torch.linspace(0, count - 1, min(count, most)).long()
 
 
 def believed(some: Tensor) -> bool:

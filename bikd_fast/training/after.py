@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from typing import Any
 
 import torch
@@ -13,6 +11,7 @@ from bikd_fast.inference.diagnostics import measure
 from bikd_fast.models.detector import Detector
 from bikd_fast.simulation import Simulator
 from bikd_fast.training.distributed import Ranks
+from bikd_fast.training.log import peak_megabytes
 
 MOST = 32  # held-out pictures looked at afterwards
 FEW = 4  # while it trains
@@ -37,13 +36,6 @@ class Glance:
         with torch.compiler.set_stance("force_eager"):  # another batch size, without gradients: not worth another compilation
             found = measure(self.detector, self.pictures)
         return {name: found[name] for name in SHOWN if name in found}
-
-
-def peak_megabytes(ranks: Ranks) -> float:
-    """Most memory this process has held: allocated on its GPU, or resident."""
-    if ranks.device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
 
 def record(begun: int, seconds: float, ranks: Ranks) -> dict[str, Any]:

@@ -149,7 +149,7 @@ def _join() -> torch.device:
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
-        share_cores(int(os.environ.get("LOCAL_SIZE", "1")))
+        share_cores(place.local_size())
     if get_accelerator().device_name() == "cpu":
         # DeepSpeed would compile a shared-memory all-reduce that training never calls: 45 s, and a crash without a compiler.
         from deepspeed.ops import __compatible_ops__

@@ -17,6 +17,13 @@ from bikd_fast.training.schedule import Phase
 from bikd_fast.training.traffic import Traffic
 
 
+def peak_megabytes(ranks: Ranks) -> float:
+    """Most memory this process has held: allocated on its GPU, or resident."""
+    if ranks.device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
 class Log:
     """Collects losses on the device and reads them back only when a line is due, so that a step never waits for the host.
 
@@ -127,15 +134,12 @@ class Log:
 
     def _memory(self) -> float:
         """Peak memory of the hungriest rank in MB: allocated on the GPU, or resident."""
-        if self.ranks.device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated() / 2**20
-        else:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+        peak = peak_megabytes(self.ranks)
         if self.ranks.world > 1:
             highest = torch.tensor(peak)
             dist.all_reduce(highest, op=dist.ReduceOp.MAX, group=self.ranks.control)
-            peak = float(highest)
-        return round(peak, 1)
+            peak = round(float(highest), 1)
+        return peak
 
     def _forget_after(self, step: int) -> None:
         """Drop lines of steps that an interrupted run had logged beyond its last checkpoint: they are about to be made again."""

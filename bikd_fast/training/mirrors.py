@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from bikd_fast.models.backbone import Backbone
+from bikd_fast.simulation.foreground import evenly
 
 COPIES = {
     "left-right": lambda x: x.flip(-1),
@@ -23,7 +24,7 @@ TOLERANCE = 1.02  # a copy may be this much farther from its nearest neighbour t
 
 def shown(count: int) -> torch.Tensor:
     """Positions (int64) of the pictures that are looked at, in a set of ``count``."""
-    return torch.linspace(0, count - 1, min(SAMPLE, count)).long()
+    return evenly(count, SAMPLE)
 
 
 @torch.no_grad()

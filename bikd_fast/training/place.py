@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 
 import psutil
+
+from bikd_fast.errors import UserError
 
 _FOREIGN = {  # launchers other than DeepSpeed's name the same things otherwise
     "RANK": ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"),
@@ -14,6 +21,7 @@ _FOREIGN = {  # launchers other than DeepSpeed's name the same things otherwise
     "LOCAL_SIZE": ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"),
 }
 _NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT", "GLOO_SOCKET_IFNAME")
+_GRACE = 15.0  # seconds; launchers take one or two to end a job one of whose ranks has failed, more on a busy machine
 _before: dict[str, str | None] = {}  # these variables as settle found them
 
 
@@ -76,3 +84,29 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def local_size() -> int:
+    """Ranks on this machine, as the launcher says; 1 where none did."""
+    return int(os.environ.get("LOCAL_SIZE", "1"))
+
+
+@contextmanager
+def said_once() -> Iterator[None]:
+    """What all ranks of a job find wrong before they know of each other is said by the first one of each machine.
+
+    The others hold their tongue until the launcher has ended them; a rank that still lives was alone with its error, and says it.
+    """
+    names = ("LOCAL_RANK", *_FOREIGN["LOCAL_RANK"])
+    if next((os.environ[name] for name in names if name in os.environ), "0") == "0":
+        yield
+        return
+    heard = io.StringIO()
+    try:
+        with redirect_stderr(heard):
+            yield
+    except (UserError, SystemExit):
+        time.sleep(_GRACE)
+        raise
+    finally:
+        sys.stderr.write(heard.getvalue())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import psutil
 import torch
 
 from bikd_fast.models.backbone import Backbone
 from bikd_fast.models.lowered import lowered
+from bikd_fast.training.place import local_size
 from bikd_fast.training.sampling import Batch
 from bikd_fast.training.streaming import Stream
 
@@ -77,5 +76,5 @@ class Pool:
         numbers = sum(c * (side // s) ** 2 for c, s in zip(self.backbone.channels, self.backbone.strides))
         needed = numbers * len(self) * torch.finfo(self.dtype).bits // 8
         free = torch.cuda.mem_get_info()[0] if self.device.type == "cuda" else psutil.virtual_memory().available
-        sharing = 1 if self.device.type == "cuda" else int(os.environ.get("LOCAL_SIZE", "1"))
+        sharing = 1 if self.device.type == "cuda" else local_size()
         return needed <= FEATURE_SHARE * free / sharing

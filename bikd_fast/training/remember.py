@@ -11,8 +11,8 @@ import torch
 from bikd_fast.config import RunConfig
 from bikd_fast.models.detector import Detector
 from bikd_fast.models.memory import CAPACITY, Memory
-from bikd_fast.training.after import peak_megabytes
 from bikd_fast.training.distributed import Ranks
+from bikd_fast.training.log import peak_megabytes
 from bikd_fast.training.mirrors import natural_copies, with_copies
 
 BATCH = 8

@@ -6,7 +6,6 @@ Nothing differs from pictures in memory but where they lie: the same steps come 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from bikd_fast.data.threads import default_threads
 from bikd_fast.simulation.content import foreign_rows
 from bikd_fast.simulation.foreground import evenly
 from bikd_fast.training.mirrors import COPIES
+from bikd_fast.training.place import local_size
 from bikd_fast.training.sampling import Sampler
 
 MEMORY_SHARE = 0.25  # of the machine's memory that the pictures of one detector may take, all ranks of the machine together
@@ -61,8 +61,7 @@ class Stream:
 
     def begin(self, sampler: Sampler, steps: int, pin: bool) -> None:
         """Fetch the pictures of steps to come on threads; ``pin``: into memory that a GPU reads by itself."""
-        sharing = int(os.environ.get("LOCAL_SIZE", "1"))
-        threads = max(1, default_threads() // sharing)
+        threads = max(1, default_threads() // local_size())
 
         def make(step: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
             parts = []
@@ -90,7 +89,7 @@ def in_memory(count: int, size: int, limit_gb: float, device: torch.device | Non
         limit_gb: what they may take in all; 0 is :data:`MEMORY_SHARE` of the machine's memory. The same share of a GPU's memory
             is always the bound there.
     """
-    sharing, needed = int(os.environ.get("LOCAL_SIZE", "1")), COPIES_HELD * count * 3 * size * size
+    sharing, needed = local_size(), COPIES_HELD * count * 3 * size * size
     if device is not None and device.type == "cuda":
         on_one = -(-sharing // torch.cuda.device_count())  # ranks
         if needed * on_one > MEMORY_SHARE * torch.cuda.get_device_properties(device).total_memory:

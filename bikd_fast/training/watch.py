@@ -83,6 +83,7 @@ class Watch(threading.Thread):
         self.where: list[dict[str, Any]] = [identity()]
         self._leaving, self._over, self._ending = False, threading.Event(), threading.Lock()
         self._ender: threading.Thread | None = None
+        self._others = list(range(1, world)) if rank == 0 else [0]  # whose beats this rank reads
         self._heard: dict[int, tuple[bytes, float]] = {}  # rank: its last beat, when it was new
         self._ended: str | None = None  # what another rank ended the job with
         self._meetings = 0
@@ -104,7 +105,6 @@ class Watch(threading.Thread):
     def run(self) -> None:
         if self.world > 1:
             threading.Thread(target=self._listen, name="bikd-listen", daemon=True).start()
-        others = list(range(1, self.world)) if self.rank == 0 else [0]
         since = time.monotonic()
         while not self._over.wait(1.0):
             if self.launcher is not None and not _there(self.launcher):
@@ -116,7 +116,7 @@ class Watch(threading.Thread):
             if self._ended is not None and not self._over.is_set():
                 self._end(self._ended, tell=False)
             now = time.monotonic()
-            silent = [o for o in others if now - self._heard.get(o, (b"", since))[1] > self.silence]
+            silent = [o for o in self._others if now - self._heard.get(o, (b"", since))[1] > self.silence]
             if silent and not self._over.is_set():
                 self._end(self._silence(silent))
 
@@ -124,19 +124,18 @@ class Watch(threading.Thread):
         """Give and collect signs of life. A thread of its own: over a cut link a call of the store may hang for minutes."""
         store: dist.Store | None = None
         beat = 0
-        others = list(range(1, self.world)) if self.rank == 0 else [0]
         while not self._over.wait(1.0):
             beat += 1
             try:
                 store = store or self._connect()
                 store.set(f"bikd/beat/{self.rank}", str(beat))
-                beats = store.multi_get([f"bikd/beat/{other}" for other in others])
+                beats = store.multi_get([f"bikd/beat/{other}" for other in self._others])
                 ended = store.get("bikd/ended") if store.check(["bikd/ended"]) else None
             except (RuntimeError, OSError):  # all of torch's store errors
                 store = None
                 continue
             now = time.monotonic()
-            for other, value in zip(others, beats):
+            for other, value in zip(self._others, beats):
                 if other not in self._heard or self._heard[other][0] != value:
                     self._heard[other] = (value, now)
             if ended is not None:

@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file
 from tiny import one_category
 
-from bikd_fast import errors
 from bikd_fast.arguments import parse_run, run_parser
 from bikd_fast.config import ConfigError
 from bikd_fast.train import resuming
@@ -113,8 +112,8 @@ def test_only_the_first_rank_of_a_machine_says_what_is_wrong_at_once(rank, waits
     """The others say it after the launcher has had the time to end them, with what was said before it, options included."""
     said_before_waiting = []
     monkeypatch.setenv("LOCAL_RANK", rank)
-    monkeypatch.setattr(errors.time, "sleep", lambda seconds: said_before_waiting.append(capsys.readouterr().err))
-    with pytest.raises(SystemExit), errors.said_once():
+    monkeypatch.setattr(place.time, "sleep", lambda seconds: said_before_waiting.append(capsys.readouterr().err))
+    with pytest.raises(SystemExit), place.said_once():
         parse_run(run_parser("test", ""), ["--training.stepz", "3"])
     assert said_before_waiting == ([""] if waits else [])
     assert "stepz" in capsys.readouterr().err

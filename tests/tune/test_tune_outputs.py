@@ -10,7 +10,8 @@ import pytest
 from bikd_fast.arguments import load_run
 from bikd_fast.config import ConfigError, MapConfig, RunConfig
 from bikd_fast.search.settings import plain
-from tune.outputs import gain, importance, read, write
+from tune.findings import gain, importance, read
+from tune.outputs import write
 from tune.records import best_of, read_rows
 from tune.schedule import Asha
 from tune.search import main, parse

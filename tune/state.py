@@ -1,0 +1,74 @@
+"""What a search folder keeps of the search itself: its options and state, from which it is taken up."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bikd_fast.errors import UserError
+
+STATE, RESULTS, GAIN = "search.json", "results.jsonl", "gain.jsonl"
+NEW_SEED = 1001  # the first of the seeds that gains are measured with: none that a trial was drawn or trained with
+
+
+@dataclass
+class Options:
+    """Of a search. The job itself is a :class:`RunConfig`."""
+
+    output: str
+    trials: int = 12
+    scheduler: str = "asha"
+    searcher: str = "random"
+    objective: str = "simulated"
+    validation: str | None = None
+    space: str | None = None
+    first: tuple[str, ...] = ()
+    latency: bool = False
+    categories: int = 3
+    gain_seeds: int = 3
+    address: str | None = None
+    storage: str | None = None
+    gpus_per_trial: float | None = None
+    ranks_per_trial: int = 1
+
+
+def remember(options: Options, base: dict[str, Any], **more: Any) -> None:
+    """Write DIR/search.json, from which a search is taken up."""
+    folder = Path(options.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / STATE
+    before = kept(folder) or {"began": time.time()}
+    put(path, json.dumps(before | {"options": asdict(options), "base": base} | more, indent=1))
+
+
+def kept(folder: Path) -> dict[str, Any]:
+    """What DIR/search.json holds; empty where there is no search."""
+    path = folder / STATE
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def put(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def read_settings(path: str) -> dict[str, Any]:
+    """Settings of a YAML file, as plain data.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    from bikd_fast.arguments import load_run
+    from bikd_fast.search.settings import plain
+
+    try:
+        return plain(load_run(Path(path)))
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"first: {path} cannot be read ({error}).") from error
