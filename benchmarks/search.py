@@ -63,9 +63,9 @@ def ranking(folder: Path, settings: int, passed: Sequence[str], record: bool = T
     from ray import tune
 
     from bikd_fast.arguments import parse_run, run_parser
+    from bikd_fast.search.measuring import score
     from bikd_fast.search.settings import plain
     from bikd_fast.search.trial import names_of
-    from bikd_fast.search.validation import score
     from bikd_fast.search.worker import Worker
     from tune import cluster
     from tune.drive import _fixed

@@ -11,7 +11,9 @@ from typing import Any
 
 from bikd_fast.config import RunConfig, to_dict
 from bikd_fast.errors import UserError
-from bikd_fast.search.trial import Progress, Rung
+from bikd_fast.search.settings import apply
+from bikd_fast.search.trial import Progress, Rung, make
+from bikd_fast.training import distributed
 
 
 def advance(job: Mapping[str, Any], config: RunConfig, plan: list[Rung], folder: Path) -> dict[str, Any]:
@@ -49,10 +51,6 @@ def advance(job: Mapping[str, Any], config: RunConfig, plan: list[Rung], folder:
 def _rank(given: dict[str, Any]) -> None:
     """What every process of the group does."""
     import ray.train as train
-
-    from bikd_fast.search.settings import apply
-    from bikd_fast.search.worker import make
-    from bikd_fast.training import distributed
 
     context = train.get_context()
     os.environ |= {

@@ -21,19 +21,16 @@ from typing import Any
 import torch
 
 from bikd_fast.config import MapConfig, RunConfig
-from bikd_fast.data import Category, has_masks, load_images, load_masks, open_dataset
-from bikd_fast.data.load import fit
-from bikd_fast.errors import UserError
-from bikd_fast.inference.runner import run
-from bikd_fast.metrics import evaluate
+from bikd_fast.data import Category, open_dataset
 from bikd_fast.models.detector import FILE_NAME, Detector
+from bikd_fast.search.measuring import measure, milliseconds, score, test_metrics, variants
 from bikd_fast.search.settings import plain
-from bikd_fast.search.validation import Validation, labelled, measure, score, simulated, variants
+from bikd_fast.search.validation import validation
 from bikd_fast.training.distributed import Ranks
-from bikd_fast.training.run import meet, split, train_one, training_groups
+from bikd_fast.training.kept import NOTHING, Kept
+from bikd_fast.training.run import meet, train_one, training_groups
 
 Rung = list[tuple[str, int]]  # (category or "shared", steps of the whole schedule)
-TRUE = ("image_auroc", "pixel_auroc", "aupro")  # reported of the test set, never chosen by
 
 
 def rungs(names: Sequence[str], steps: int, seed: int = 0, most: int = 0, whole: bool = False) -> list[Rung]:
@@ -94,6 +91,7 @@ class Trial:
         labels: folder of the user's own labelled pictures, laid out as data.format; None judges by simulated defects.
         test: also measure the test set at the last rung, for the record.
         latency: also measure milliseconds a picture.
+        kept: what trials before in this process have computed.
     """
 
     def __init__(
@@ -106,10 +104,11 @@ class Trial:
         labels: str | None = None,
         test: bool = False,
         latency: bool = False,
+        kept: Kept = NOTHING,
     ) -> None:
         self.config = replace(config, output=str(folder), resume="auto", report=False)
         self.plan, self.folder, self.ranks, self.labels = plan, folder, ranks, labels
-        self.test, self.latency = test, latency
+        self.test, self.latency, self.kept = test, latency, kept
         self.maps = variants(config.map, dict(grid or {}))
         self.progress = Progress(settings=digest(config))
 
@@ -168,12 +167,14 @@ class Trial:
             shutil.rmtree(folder)  # of a trial that a killed driver had let go on: a rung is judged at its own steps
         meet(self.ranks)
         if (folder / FILE_NAME).is_file():
-            return Detector.load(folder, self.ranks.device)
-        return train_one(self.config, name, group, folder, self.ranks, until)
+            detector = Detector.load(folder, self.ranks.device)
+            detector.backbone.to(memory_format=torch.channels_last)  # as it trained
+            return detector
+        return train_one(self.config, name, group, folder, self.ranks, until, self.kept, diagnosed=False)
 
     def _judge(self, name: str, group: Sequence[Category], detector: Detector, maps: list[MapConfig], last: bool) -> None:
-        data = validation(self.config, name, group, self.labels)
-        found = measure(detector, data, maps)
+        data = validation(self.config, name, group, self.labels, self.kept)
+        found = measure(detector, data, maps, self.kept)
         for place, metrics in zip(self.progress.found, found):
             place[name] = metrics
         if self.latency:
@@ -249,72 +250,9 @@ def names_of(config: RunConfig) -> list[str]:
     return [name for name, _ in training_groups(config, _categories(config))]
 
 
-_kept: dict[tuple, Validation] = {}
-
-
-def validation(config: RunConfig, name: str, group: Sequence[Category], labels: str | None = None) -> Validation:
-    """The validation set of a detector: the good pictures that :func:`bikd_fast.training.run.train_one` holds out, with defects
-    of the search's own; or the labelled pictures of ``labels``. Kept for the next trial of this process.
-
-    Raises:
-        UserError: too few held-out pictures, or ``labels`` has no defects with masks.
-    """
-    data = config.data
-    key = (name, str(group[0].train[0].path), data.image_size, data.holdout, config.seed, labels)
-    if key not in _kept:
-        samples = [sample for category in group for sample in category.train]
-        if data.on_bad_image == "error":
-            _, held_out = split(len(samples), data.holdout, config.seed)
-            apart, _, _ = load_images([samples[i] for i in held_out], data.image_size)
-        else:
-            pictures, kept, _ = load_images(samples, data.image_size, on_bad_image="skip")
-            apart = pictures[split(len(kept), data.holdout, config.seed)[1]]
-        _kept[key] = simulated(name, apart) if labels is None else _own(config, name, group, labels, apart)
-    return _kept[key]
-
-
-def _own(config: RunConfig, name: str, group: Sequence[Category], labels: str, apart: torch.Tensor) -> Validation:
-    format = "mvtec" if config.data.format == "textures" else config.data.format
-    there = open_dataset(format, Path(labels), "all")
-    wanted = {category.name for category in group}
-    samples = [s for c in there if c.name in wanted or len(there) == len(wanted) == 1 for s in c.test]
-    if not has_masks(samples) or not any(s.label == 0 for s in samples):
-        raise UserError(f"{labels}: {name} needs good pictures and defects with masks there to be judged by.")
-    size = config.data.image_size
-    pictures, samples, _ = load_images(samples, size, on_bad_image=config.data.on_bad_image)
-    masks = [fit(torch.from_numpy(m)[None].expand(3, -1, -1).float(), size)[0].numpy() >= 0.5 for m in load_masks(samples)]
-    return labelled(pictures, masks, [s.kind for s in samples], apart)
-
-
-def test_metrics(detector: Detector, category: Category, config: RunConfig) -> dict[str, float]:
-    """:data:`TRUE` of the test set as `bikd evaluate` measures them. For reports; nothing is chosen by it."""
-    pictures, samples, _ = load_images(category.test, detector.image_size, on_bad_image=config.data.on_bad_image)
-    outputs = run(detector, pictures)
-    if not has_masks(samples):
-        masks: list[Any] = [torch.zeros(1, 1, dtype=torch.bool).numpy()] * len(samples)
-        labels = [s.label for s in samples]
-        result = evaluate([torch.zeros(1, 1).numpy()] * len(samples), masks, scores=outputs.scores.numpy(), labels=labels)
-        return {"image_auroc": result["image_auroc"]}
-    result = evaluate(
-        list(outputs.maps.numpy()),
-        load_masks(samples),
-        scores=outputs.scores.numpy(),
-        labels=[s.label for s in samples],
-        threads=torch.get_num_threads(),
-    )
-    return {key: result[key] for key in TRUE}
-
-
-@torch.inference_mode()
-def milliseconds(detector: Detector, repeats: int = 7) -> float:
-    """Median time of one picture through the detector, batch of 1, on its device."""
-    x = torch.rand(1, 3, detector.image_size, detector.image_size, device=detector.device)
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        detector(x)[1].item()
-        times.append(1000 * (time.perf_counter() - began))
-    return sorted(times)[repeats // 2]
+def make(job: Mapping[str, Any], config: RunConfig, plan: list[Rung], folder: Path, ranks: Ranks, kept: Kept = NOTHING) -> Trial:
+    """The trial of a job's settings; ``job``: see :class:`bikd_fast.search.worker.Worker`."""
+    return Trial(config, plan, folder, ranks, job["grid"], job["labels"], job["test"], job["latency"], kept)
 
 
 def own_map(config: RunConfig, found: Mapping[str, Any]) -> RunConfig:

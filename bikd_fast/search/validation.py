@@ -1,4 +1,4 @@
-"""The objective: how well a detector finds the search's own defects on good pictures that its training never saw.
+"""What trials are judged on: good pictures that their training never saw, and the search's own defects on copies of them.
 
 Judged are the held-out normals (``data.holdout``) and copies of them with defects of :mod:`bikd_fast.search.defects`; the set is
 the same for every trial. Calibration uses held-out normals too, so it is done twice, on either half of them, and each half is
@@ -7,29 +7,25 @@ judged by the detector calibrated on the other: no picture, nor any copy of it, 
 
 from __future__ import annotations
 
-import copy
 import itertools
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
-from bikd_fast.config import MapConfig
+from bikd_fast.config import RunConfig
+from bikd_fast.data import Category, has_masks, load_images, load_masks, open_dataset
+from bikd_fast.data.load import fit
 from bikd_fast.errors import UserError
-from bikd_fast.inference.calibration import calibrate, levels_of
-from bikd_fast.inference.runner import run
-from bikd_fast.metrics import evaluate
-from bikd_fast.models.detector import Detector
-from bikd_fast.models.head import smoothing
 from bikd_fast.search.defects import DEFECTS, damage, harmless
 from bikd_fast.simulation import estimate_foreground
+from bikd_fast.training.kept import NOTHING, Kept
+from bikd_fast.training.run import split
 
-METRICS = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro")
-SCORE = ("image_auroc", "aupro")  # the objective is their mean: finding and outlining count alike
 SEED = 7001  # of the validation defects, the same in every search
 FEWEST, MOST = 4, 48  # held-out normals needed and used
 DEFECTIVE = 24  # defective pictures, about
@@ -42,15 +38,15 @@ class Validation:
     Attributes:
         pictures: uint8 (N, 3, S, S).
         masks: bool (N, S, S).
-        half: (N,) int64, 0 or 1: which half of the held-out normals a picture comes from.
-        normals: for either half, the good pictures of the other one, which calibration may see; uint8 (n, 3, S, S).
+        half: (N,) int64, 0 or 1: which half of the held-out normals a picture comes from; -1: it is there for calibration alone.
+        calibration: for either half, positions (n,) int64 of good pictures that are not in it, which its calibration may see.
         kinds: N names.
     """
 
     pictures: torch.Tensor
     masks: np.ndarray
     half: np.ndarray
-    normals: tuple[torch.Tensor, torch.Tensor]
+    calibration: tuple[np.ndarray, np.ndarray]
     kinds: list[str]
 
 
@@ -86,115 +82,57 @@ def simulated(name: str, held_out: torch.Tensor) -> Validation:
         half.append(i % 2)
         names.append(kind)
     stack = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
-    return Validation(stack, np.stack(masks), np.array(half), (held_out[1::2], held_out[0::2]), names)
+    return Validation(stack, np.stack(masks), np.array(half), (np.arange(1, count, 2), np.arange(0, count, 2)), names)
 
 
 def labelled(pictures: torch.Tensor, masks: Sequence[np.ndarray], kinds: list[str], held_out: torch.Tensor) -> Validation:
     """A user's own labelled pictures, uint8 (N, 3, S, S), with masks at that size: calibration sees all held-out normals."""
-    return Validation(pictures, np.stack(masks), np.zeros(len(pictures), np.int64), (held_out, held_out), kinds)
+    count, more = len(pictures), len(held_out)
+    blank = np.zeros((more, *pictures.shape[-2:]), bool)
+    half, normals = np.repeat([0, -1], [count, more]), np.arange(count, count + more)
+    every = torch.cat([pictures, held_out])
+    return Validation(every, np.concatenate([np.stack(masks), blank]), half, (normals, normals), [*kinds, *["good"] * more])
 
 
 def _rng(*words: Any) -> np.random.Generator:
     return np.random.default_rng([SEED, *(zlib.crc32(str(word).encode()) for word in words)])
 
 
-# ------------------------------------------------------------------------------------------------------------- measuring
+def validation(
+    config: RunConfig, name: str, group: Sequence[Category], labels: str | None = None, kept: Kept = NOTHING
+) -> Validation:
+    """The validation set of a detector: the good pictures that :func:`bikd_fast.training.run.train_one` holds out, with defects
+    of the search's own; or the labelled pictures of ``labels``.
 
-
-def variants(config: MapConfig, grid: Mapping[str, Sequence[Any]]) -> list[MapConfig]:
-    """The map settings to try on one trained detector: ``config`` first, then each value of ``grid`` ({setting: values}) alone."""
-    made = [replace(config, **{name: value}) for name, values in grid.items() for value in values]
-    return [config, *(m for m in made if m != config)]
-
-
-def measure(detector: Detector, data: Validation, maps: Sequence[MapConfig]) -> list[dict[str, float]]:
-    """:data:`METRICS` of a trained detector for each of ``maps``; networks run once, maps are made anew. Leaves it as it was.
-
-    Maps and masks are compared at half their resolution: a search asks for an order of settings, a hundred times.
+    Raises:
+        UserError: too few held-out pictures, or ``labels`` has no defects with masks.
     """
-    own, calibration = _levels(detector, data.pictures), [_levels(detector, normals) for normals in data.normals]
-    halves = [data.half == half for half in sorted(set(data.half.tolist()))]
-    halves = [mine for mine in halves if data.masks[mine].any() and not data.masks[mine].any((1, 2)).all()]
-    if not halves:
-        raise UserError("the validation pictures hold no defects, or nothing but defects: neither can be judged by.")
-    coarse = F.max_pool2d(torch.from_numpy(data.masks).float(), 2).bool().numpy()
-    anomalous = np.asarray(coarse.any((1, 2)))
-    sides: dict[tuple, dict[str, Any]] = {}
-    found: list[dict[str, float]] = []
-    for config in maps:
-        total = dict.fromkeys(METRICS, 0.0)
-        for number, mine in enumerate(halves):
-            judge = _Replay(detector, config, calibration[int(data.half[mine][0])])
-            calibrate(judge, judge.numbers)  # type: ignore[arg-type]
-            judge.levels = own
-            outputs = run(judge, torch.from_numpy(np.flatnonzero(mine)).to(torch.uint8).view(-1, 1, 1, 1))  # type: ignore[arg-type]
-            side = (config.sigma, config.combine, number)  # how a picture's score is made changes nothing about its pixels
-            if side not in sides:
-                maps_here = F.avg_pool2d(outputs.maps, 2).numpy()
-                sides[side] = evaluate(maps_here, coarse[mine], threads=torch.get_num_threads())
-            result = sides[side] | {"image_auroc": _auroc(outputs.scores.numpy(), anomalous[mine])}
-            total = {key: total[key] + result[key] / len(halves) for key in METRICS}
-        found.append({key: float(value) for key, value in total.items()})
-    return found
+    data = config.data
 
-
-def _auroc(scores: np.ndarray, anomalous: np.ndarray) -> float:
-    """Share of (normal, anomalous) pairs in the right order, ties by half."""
-    difference = scores[anomalous][:, None] - scores[~anomalous][None]
-    return float((difference > 0).mean() + 0.5 * (difference == 0).mean())
-
-
-def score(metrics: dict[str, float]) -> float:
-    """The objective, in [0, 1], higher is better."""
-    return sum(metrics[key] for key in SCORE) / len(SCORE)
-
-
-Levels = tuple[list[torch.Tensor], list[torch.Tensor]]
-
-
-@torch.inference_mode()
-def _levels(detector: Detector, pictures: torch.Tensor) -> Levels:
-    """Teacher's and student's levels of all pictures."""
-    teacher, student = zip(*levels_of(detector, pictures))
-    return [torch.cat(level) for level in zip(*teacher)], [torch.cat(level) for level in zip(*student)]
-
-
-class _Replay:
-    """A detector whose networks have run: its pictures are numbers, uint8 (N, 1, 1, 1), of levels that are there already.
-
-    Everything else (calibration, maps, scores) is the detector's own code, with other map settings.
-    """
-
-    def __init__(self, detector: Detector, config: MapConfig, levels: Levels) -> None:
-        own = copy.copy(detector)
-        own._buffers = {name: value if name == "smooth" else _clone(value) for name, value in detector._buffers.items()}
-        own.map_config, own.about = config, {}
-        own.level_weights = (1.0,) * len(detector.level_weights)
-        if "smooth" in own._buffers and config.sigma != detector.map_config.sigma:
-            coarse = detector.smooth.shape[1]
-            own._buffers["smooth"] = smoothing(coarse, detector.image_size, own.sigma).to(detector.smooth)
-        self._own, self.levels = own, levels
-        self.numbers = torch.arange(len(levels[0][0]), dtype=torch.uint8).view(-1, 1, 1, 1)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._own, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("_own", "levels", "numbers"):
-            object.__setattr__(self, name, value)
+    def make() -> Validation:
+        samples = [sample for category in group for sample in category.train]
+        if data.on_bad_image == "error":
+            _, held_out = split(len(samples), data.holdout, config.seed)
+            apart, _, _ = load_images([samples[i] for i in held_out], data.image_size)
         else:
-            setattr(self._own, name, value)
+            pictures, good, _ = load_images(samples, data.image_size, on_bad_image="skip")
+            apart = pictures[split(len(good), data.holdout, config.seed)[1]]
+        return simulated(name, apart) if labels is None else _own(config, name, group, labels, apart)
 
-    def backbone(self, x: torch.Tensor) -> list[torch.Tensor]:
-        return [x]
-
-    def compared(self, x: torch.Tensor, frozen: Any) -> Levels:
-        return self.features(x)
-
-    def features(self, x: torch.Tensor) -> Levels:
-        at = (x.flatten() * 255).round().long()
-        return [f[at] for f in self.levels[0]], [f[at] for f in self.levels[1]]
+    # a data set is not expected to change under a search
+    return kept(make, "validation", name, group[0].train[0].path, data, config.seed, labels)
 
 
-def _clone(value: torch.Tensor | None) -> torch.Tensor | None:
-    return None if value is None else value.clone()
+def _own(config: RunConfig, name: str, group: Sequence[Category], labels: str, apart: torch.Tensor) -> Validation:
+    format = "mvtec" if config.data.format == "textures" else config.data.format
+    there = open_dataset(format, Path(labels), "all")
+    wanted = {category.name for category in group}
+    samples = [s for c in there if c.name in wanted or len(there) == len(wanted) == 1 for s in c.test]
+    if not has_masks(samples) or not any(s.label == 0 for s in samples):
+        raise UserError(f"{labels}: {name} needs good pictures and defects with masks there to be judged by.")
+    size = config.data.image_size
+    pictures, samples, _ = load_images(samples, size, on_bad_image=config.data.on_bad_image)
+    masks = [fit(torch.from_numpy(m)[None].expand(3, -1, -1).float(), size)[0].numpy() >= 0.5 for m in load_masks(samples)]
+    return labelled(pictures, masks, [s.kind for s in samples], apart)
+
+

@@ -14,13 +14,15 @@ from typing import Any
 from ray import tune
 
 from bikd_fast.config import ConfigError, RunConfig, check
+from bikd_fast.search.group import advance
 from bikd_fast.search.settings import apply
-from bikd_fast.search.trial import Rung, Trial, names_of, rungs
+from bikd_fast.search.trial import Rung, Trial, make, names_of, rungs
 from bikd_fast.training import distributed, place
+from bikd_fast.training.kept import Kept, room
 
 METRIC, RESOURCE = "score", "resource"
 FACTOR = 3  # of successive halving: one in three goes on to the next rung
-_ranks: list[distributed.Ranks] = []  # of this process, started once
+_process: list[tuple[distributed.Ranks, Kept]] = []  # this one's place, and what its trials have in common; made once
 
 
 def resource(rung: int) -> int:
@@ -54,10 +56,11 @@ class Worker(tune.Trainable):
         try:
             self.settings, self.plan = settings_of(self.job, config)
             if self.job["ranks"] == 1:
-                if not _ranks:
+                if not _process:
                     place.alone()  # whatever the cluster was started from
-                    _ranks.append(distributed.start())
-                self.trial = make(self.job, self.settings, self.plan, self.folder, _ranks[0])
+                    ranks = distributed.start()
+                    _process.append((ranks, Kept(room(ranks.device))))
+                self.trial = make(self.job, self.settings, self.plan, self.folder, *_process[0])
         except Exception as error:
             self.failure = reason(error)
 
@@ -82,8 +85,6 @@ class Worker(tune.Trainable):
         if self.trial is not None:
             found = self.trial.advance()
         else:
-            from bikd_fast.search.group import advance
-
             found = advance(self.job, self.settings, self.plan, self.folder)
         waited = time.perf_counter() - self.began
         self.began = time.perf_counter()
@@ -120,11 +121,6 @@ def settings_of(job: Mapping[str, Any], values: Mapping[str, Any]) -> tuple[RunC
     config = apply(job["base"], {key: value for key, value in values.items() if not key.startswith("_")})
     check(config)
     return config, rungs(names_of(config), config.training.steps, job["order"], job["most"], job["whole"])
-
-
-def make(job: Mapping[str, Any], config: RunConfig, plan: list[Rung], folder: Path, ranks: distributed.Ranks) -> Trial:
-    """The trial of a job's settings."""
-    return Trial(config, plan, folder, ranks, job["grid"], job["labels"], job["test"], job["latency"])
 
 
 def reason(error: Exception) -> str:

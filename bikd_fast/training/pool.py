@@ -7,6 +7,7 @@ import torch
 
 from bikd_fast.models.backbone import Backbone
 from bikd_fast.models.lowered import lowered
+from bikd_fast.training.kept import NOTHING, Kept
 from bikd_fast.training.place import local_size
 from bikd_fast.training.sampling import Batch
 from bikd_fast.training.streaming import Stream
@@ -22,10 +23,17 @@ class Pool:
         backbone: frozen E, on the device.
         dtype: of the cached features.
         cache: whether features may be cached at all.
+        kept: where they may lie already, from a training before on the same pictures.
     """
 
     def __init__(
-        self, source: torch.Tensor | Stream, backbone: Backbone, device: torch.device, dtype: torch.dtype, cache: bool = True
+        self,
+        source: torch.Tensor | Stream,
+        backbone: Backbone,
+        device: torch.device,
+        dtype: torch.dtype,
+        cache: bool = True,
+        kept: Kept = NOTHING,
     ) -> None:
         self.device, self.dtype = device, dtype
         self.backbone = lowered(backbone) if device.type == "cpu" and dtype == torch.bfloat16 else backbone
@@ -35,11 +43,7 @@ class Pool:
         self.features: list[torch.Tensor] | None = None
         self._now: tuple[int, list[tuple[torch.Tensor, torch.Tensor]]] = (-1, [])
         if cache and self.stream is None and self._fits():
-            chunks = [self.frozen(self.load(torch.arange(i, min(i + 8, len(pictures))))) for i in range(0, len(pictures), 8)]
-            self.features = [
-                torch.cat([chunk[k] for chunk in chunks]).contiguous(memory_format=torch.channels_last)
-                for k in range(len(backbone.channels))
-            ]
+            self.features = kept(self._all_features, "features", self.pictures, backbone, dtype)
 
     def __len__(self) -> int:
         return self.count
@@ -63,6 +67,14 @@ class Pool:
         x = pictures.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
             return [f.to(self.dtype) for f in self.backbone(x)]
+
+    def _all_features(self) -> list[torch.Tensor]:
+        count = len(self.pictures)
+        chunks = [self.frozen(self.load(torch.arange(i, min(i + 8, count)))) for i in range(0, count, 8)]
+        return [
+            torch.cat([chunk[k] for chunk in chunks]).contiguous(memory_format=torch.channels_last)
+            for k in range(len(self.backbone.channels))
+        ]
 
     def clean(self, index: torch.Tensor, pictures: torch.Tensor) -> list[torch.Tensor]:
         """E(x) of the pictures at ``index``: from the cache, else computed from ``pictures``."""

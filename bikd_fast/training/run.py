@@ -29,6 +29,7 @@ from bikd_fast.models.detector import FILE_NAME, Detector
 from bikd_fast.training import user_config
 from bikd_fast.training.after import diagnose, record
 from bikd_fast.training.distributed import Ranks
+from bikd_fast.training.kept import NOTHING, Kept
 from bikd_fast.training.remember import remember
 from bikd_fast.training.streaming import Stream, in_memory
 from bikd_fast.training.trainer import Trainer
@@ -109,13 +110,22 @@ def _categories(config: RunConfig) -> list[Category]:
 
 
 def train_one(
-    config: RunConfig, name: str, categories: Sequence[Category], folder: Path, ranks: Ranks, until: int | None = None
+    config: RunConfig,
+    name: str,
+    categories: Sequence[Category],
+    folder: Path,
+    ranks: Ranks,
+    until: int | None = None,
+    kept: Kept = NOTHING,
+    diagnosed: bool = True,
 ) -> Detector:
     """Train and calibrate one detector on the good pictures of ``categories``; rank 0 writes it into ``folder``.
 
     Args:
         until: pause after so many steps: a checkpoint is left instead of a detector, and the same call goes on from it. What is
             returned then is not calibrated.
+        kept: what trainings before in this process have computed; the detector is the same to the bit.
+        diagnosed: whether to record diagnostics beside the detector.
     """
     folder.mkdir(parents=True, exist_ok=True)
     samples = [sample for category in categories for sample in category.train]
@@ -126,7 +136,8 @@ def train_one(
             raise ConfigError("model.student: bank looks at all pictures at once, and they do not fit: raise data.cache_gb.")
         begun, detector, came_to = 0, remember(config, own, ranks, folder), {}
     else:
-        trainer = Trainer(config, own, names, ranks, folder, fingerprint(config, name, samples), textures, held_out=apart)
+        settings = fingerprint(config, name, samples)
+        trainer = Trainer(config, own, names, ranks, folder, settings, textures, held_out=apart, kept=kept)
         begun, detector = trainer.step, trainer.train(until)
         came_to = trainer.came_to
     if until is not None and until < config.training.steps and config.model.student != "bank":
@@ -135,8 +146,8 @@ def train_one(
     seconds = time.perf_counter() - started
     detector.about |= {"categories": [c.name for c in categories], "versions": versions(), "seed": config.seed}
     if ranks.first:
-        kept = record(begun, seconds, ranks) | came_to
-        _write_json(folder / TRAINING, kept | {"diagnostics": diagnose(config, detector, apart, textures)})
+        found = {"diagnostics": diagnose(config, detector, apart, textures)} if diagnosed else {}
+        _write_json(folder / TRAINING, record(begun, seconds, ranks) | came_to | found)
         detector.save(folder)
     return detector
 

@@ -16,7 +16,7 @@ from bikd_kernels import region_counts, region_maps
 
 from bikd_fast.config import RunConfig
 from bikd_fast.models.detector import Detector
-from bikd_fast.simulation import Simulator
+from bikd_fast.simulation import Simulator, estimate_foreground
 from bikd_fast.training import checkpoint, user_config
 from bikd_fast.training import engine as engines
 from bikd_fast.training.after import Glance
@@ -24,6 +24,7 @@ from bikd_fast.training.agreement import Agreement
 from bikd_fast.training.bad_steps import BadSteps, TrainingError, guard
 from bikd_fast.training.distillation import Distillation, Inputs
 from bikd_fast.training.distributed import Ranks, Terminated, termination
+from bikd_fast.training.kept import NOTHING, Kept
 from bikd_fast.training.log import Log
 from bikd_fast.training.mirrors import natural_copies, shown, with_copies
 from bikd_fast.training.pool import Pool
@@ -44,6 +45,7 @@ class Trainer:
         settings: fingerprint of what the training depends on; only checkpoints that bear it are taken up.
         textures: uint8 (K, 3, S, S) of a texture folder, or None.
         held_out: uint8 (N, 3, S, S) good pictures that are not trained on; a few of them are looked at where a line is logged.
+        kept: what trainings before on the same pictures have computed.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Trainer:
         settings: str = "",
         textures: torch.Tensor | None = None,
         held_out: torch.Tensor | None = None,
+        kept: Kept = NOTHING,
     ) -> None:
         user = user_config.read(config.deepspeed_config)
         training = user_config.settle(config.training, user, ranks.world)
@@ -71,10 +74,9 @@ class Trainer:
         self.low = engines.low_precision(user)
         self.dtype = self.low or engines.precision(training, ranks.device)
         if config.data.copies:
-            pictures, names = self._with_copies(pictures, names)
-        self.pool = Pool(pictures, self.detector.backbone, ranks.device, self.dtype)
-        whole = None if self.pool.stream is None else len(self.pool)
-        self.simulator = Simulator(config.simulation, self.pool.pictures, None, textures, whole)
+            pictures, names = self._with_copies(pictures, names, kept)
+        self.pool = Pool(pictures, self.detector.backbone, ranks.device, self.dtype, kept=kept)
+        self.simulator = self._simulator(textures, kept)
         self.sampler = Sampler(len(pictures), training.batch_size, config.seed, ranks.rank, ranks.world, training.accumulation)
         self.engine = self._engine()
         self.bad = BadSteps(ranks, names, training.max_bad_steps, engines.take_over_clipping(self.engine))
@@ -88,13 +90,23 @@ class Trainer:
         self.saved = time.monotonic()
         self.glance = Glance(self.detector, None if self.apart or held_out is None else held_out)
 
-    def _with_copies(self, pictures: torch.Tensor | Stream, names: list[str]) -> tuple[torch.Tensor | Stream, list[str]]:
+    def _with_copies(
+        self, pictures: torch.Tensor | Stream, names: list[str], kept: Kept
+    ) -> tuple[torch.Tensor | Stream, list[str]]:
         some = pictures.rows(shown(len(pictures))) if isinstance(pictures, Stream) else pictures[shown(len(pictures))]
-        found = natural_copies(some.to(self.ranks.device), self.detector.backbone)
+        some, backbone = some.to(self.ranks.device), self.detector.backbone
+        found = kept(lambda: natural_copies(some, backbone), "natural copies", some, backbone)
         if found and self.ranks.first:
             print(f"  copies that the pictures themselves show to be natural: {', '.join(found)}", file=sys.stderr)
         more = pictures.with_copies(found) if isinstance(pictures, Stream) else with_copies(pictures, found)
         return more, names * (1 + len(found))
+
+    def _simulator(self, textures: torch.Tensor | None, kept: Kept) -> Simulator:
+        config, pictures = self.config.simulation, self.pool.pictures
+        if self.pool.stream is not None:
+            return Simulator(config, pictures, None, textures, len(self.pool))
+        found = kept(lambda: estimate_foreground(pictures), "foreground", pictures) if config.foreground else None
+        return Simulator(replace(config, foreground=found is not None), pictures, found, textures)
 
     def _engine(self):
         module = Distillation(self.detector.adapter, self.detector.student, self.config.objective, self.detector.head)

@@ -21,10 +21,12 @@ from bikd_fast.inference.calibration import calibrate
 from bikd_fast.inference.runner import run
 from bikd_fast.metrics import evaluate
 from bikd_fast.search import defects
+from bikd_fast.search.measuring import measure, score, variants
 from bikd_fast.search.settings import plain
-from bikd_fast.search.trial import Trial, own_map, rungs, validation
-from bikd_fast.search.validation import measure, score, simulated, variants
+from bikd_fast.search.trial import Trial, own_map, rungs
+from bikd_fast.search.validation import labelled, simulated, validation
 from bikd_fast.training import distributed
+from bikd_fast.training.kept import Kept
 from bikd_fast.training.run import train
 
 GRID = {"sigma": [2.0], "combine": ["product"]}
@@ -93,7 +95,7 @@ def test_the_set_is_a_function_of_its_pictures_and_halves_never_mix(held_out):
         and (one.masks.any((1, 2)) == np.array([k != "good" for k in one.kinds])).all()
     )
     for half in (0, 1):
-        fitted = {p.numpy().tobytes() for p in one.normals[half]}
+        fitted = {one.pictures[i].numpy().tobytes() for i in one.calibration[half]}
         judged = {one.pictures[i].numpy().tobytes() for i in np.flatnonzero(one.half == half)[:3]}
         assert not fitted & judged  # the first are the normals themselves
     with pytest.raises(UserError, match="stripes: 3 good pictures are held out, and the search judges by at least 4"):
@@ -107,6 +109,8 @@ def test_measuring_is_calibrating_and_running_the_detector_itself(held_out):
     before = {k: v.clone() for k, v in detector.state_dict().items()}
     maps = variants(detector.map_config, {"sigma": [2.0], "combine": ["product"], "score": ["topk"]})
     found = measure(detector, data, maps)
+    kept = Kept(2**28)
+    assert measure(detector, data, maps, kept) == found and measure(detector, data, maps, kept) == found
     assert all(torch.equal(v, before[k]) or v.isnan().all() for k, v in detector.state_dict().items())
     coarse = torch.nn.functional.max_pool2d(torch.from_numpy(data.masks).float(), 2).bool().numpy()
     for config, metrics in zip(maps, found):
@@ -116,13 +120,31 @@ def test_measuring_is_calibrating_and_running_the_detector_itself(held_out):
         halves = []
         for half in (0, 1):
             mine = data.half == half
-            calibrate(real.eval().requires_grad_(False), data.normals[half])
+            calibrate(real.eval().requires_grad_(False), data.pictures[data.calibration[half]])
             out = run(real, data.pictures[torch.from_numpy(mine)])
             pooled = torch.nn.functional.avg_pool2d(out.maps, 2).numpy()
             halves.append(evaluate(pooled, coarse[mine], scores=out.scores.numpy()))
         for key in ("image_auroc", "pixel_auroc", "aupro"):
             assert metrics[key] == pytest.approx(np.mean([h[key] for h in halves]), abs=1e-9), (config, key)
     assert len({score(m) for m in found}) > 1 and all(0 <= score(m) <= 1 for m in found)
+
+
+def test_many_labelled_pictures_are_judged_as_by_the_detector_itself(held_out):
+    """More of them than a byte counts; those of the calibration are not judged."""
+    count = 260
+    pictures = held_out[torch.arange(count) % 4].clone()
+    pictures[::2, :, 8:16, 8:16] = torch.arange(count // 2, dtype=torch.uint8).view(-1, 1, 1, 1)
+    masks = np.zeros((count, 64, 64), bool)
+    masks[::2, 8:16, 8:16] = True
+    data = labelled(pictures, list(masks), ["x"] * count, held_out[4:])
+    detector = make_detector()
+    found = measure(detector, data, [detector.map_config])[0]
+    calibrate(detector, held_out[4:])
+    out = run(detector, pictures)
+    coarse = torch.nn.functional.max_pool2d(torch.from_numpy(masks).float(), 2).bool().numpy()
+    real = evaluate(torch.nn.functional.avg_pool2d(out.maps, 2).numpy(), coarse, scores=out.scores.numpy())
+    for key in ("image_auroc", "pixel_auroc", "aupro"):
+        assert found[key] == pytest.approx(real[key], abs=1e-9), key
 
 
 def test_a_trial_that_was_moved_in_the_middle_is_the_job_itself(tiny_mvtec, tmp_path, ranks):

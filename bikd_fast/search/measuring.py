@@ -1,0 +1,179 @@
+"""How good a trained detector is on a validation set: the objective, for several map settings at once; and what is reported."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from bikd_fast.config import MapConfig, RunConfig
+from bikd_fast.data import Category, has_masks, load_images, load_masks
+from bikd_fast.errors import UserError
+from bikd_fast.inference.calibration import calibrate
+from bikd_fast.inference.runner import BATCH, run
+from bikd_fast.metrics import evaluate
+from bikd_fast.models.detector import Detector
+from bikd_fast.models.head import smoothing
+from bikd_fast.search.validation import Validation
+from bikd_fast.training.kept import NOTHING, Kept
+
+METRICS = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro")
+SCORE = ("image_auroc", "aupro")  # the objective is their mean: finding and outlining count alike
+TRUE = ("image_auroc", "pixel_auroc", "aupro")  # reported of the test set, never chosen by
+PART = 64  # pictures whose frozen features are kept together
+
+
+def variants(config: MapConfig, grid: Mapping[str, Sequence[Any]]) -> list[MapConfig]:
+    """The map settings to try on one trained detector: ``config`` first, then each value of ``grid`` ({setting: values}) alone."""
+    made = [replace(config, **{name: value}) for name, values in grid.items() for value in values]
+    return [config, *(m for m in made if m != config)]
+
+
+def measure(detector: Detector, data: Validation, maps: Sequence[MapConfig], kept: Kept = NOTHING) -> list[dict[str, float]]:
+    """:data:`METRICS` of a trained detector for each of ``maps``; networks run once, maps are made anew. Leaves it as it was.
+
+    Maps and masks are compared at half their resolution: a search asks for an order of settings, a hundred times.
+
+    Args:
+        kept: where the frozen backbone's features of these pictures may lie already.
+    """
+    halves = [half for half in (0, 1) if _both(data.masks[data.half == half])]
+    if not halves:
+        raise UserError("the validation pictures hold no defects, or nothing but defects: neither can be judged by.")
+    levels = _levels(detector, data.pictures, kept)
+    coarse = F.max_pool2d(torch.from_numpy(data.masks).float(), 2).bool().numpy()
+    found = [dict.fromkeys(METRICS, 0.0) for _ in maps]
+    alike: dict[str, list[int]] = {}
+    for place, config in enumerate(maps):  # how a picture's score is made changes nothing about its pixels
+        alike.setdefault(repr(asdict(replace(config, score="max", topk=1))), []).append(place)
+    for half in halves:
+        mine = np.flatnonzero(data.half == half)
+        anomalous = np.asarray(coarse[mine].any((1, 2)))
+        for places in alike.values():
+            judge = _Replay(detector, maps[places[0]], levels)
+            calibrate(judge, _numbers(data.calibration[half]))  # type: ignore[arg-type]
+            pixels = run(judge, _numbers(mine)).maps  # type: ignore[arg-type]
+            result = evaluate(F.avg_pool2d(pixels, 2).numpy(), coarse[mine], threads=torch.get_num_threads())
+            for place in places:
+                judge.map_config = maps[place]
+                result["image_auroc"] = _auroc(judge.score(pixels).numpy(), anomalous)
+                for key in METRICS:
+                    found[place][key] += float(result[key]) / len(halves)
+    return found
+
+
+def _both(masks: np.ndarray) -> bool:
+    """Whether there are pictures with defects and without."""
+    return bool(masks.any() and not masks.any((1, 2)).all())
+
+
+def _auroc(scores: np.ndarray, anomalous: np.ndarray) -> float:
+    """Share of (normal, anomalous) pairs in the right order, ties by half."""
+    difference = scores[anomalous][:, None] - scores[~anomalous][None]
+    return float((difference > 0).mean() + 0.5 * (difference == 0).mean())
+
+
+def score(metrics: dict[str, float]) -> float:
+    """The objective, in [0, 1], higher is better."""
+    return sum(metrics[key] for key in SCORE) / len(SCORE)
+
+
+Levels = tuple[list[torch.Tensor], list[torch.Tensor]]
+
+
+@torch.inference_mode()
+def _levels(detector: Detector, pictures: torch.Tensor, kept: Kept) -> Levels:
+    """Teacher's and student's levels of all pictures."""
+    pairs = []
+    for part in pictures.split(PART):
+        batches = [_floats(detector, batch) for batch in part.split(BATCH)]
+        frozen = kept(lambda: [detector.backbone(x) for x in batches], "frozen", part, detector.backbone, detector.device)  # noqa: B023
+        pairs += [detector.compared(x, levels) for x, levels in zip(batches, frozen)]
+    teacher, student = zip(*pairs)
+    return [torch.cat(level) for level in zip(*teacher)], [torch.cat(level) for level in zip(*student)]
+
+
+def _floats(detector: Detector, pictures: torch.Tensor) -> torch.Tensor:
+    return pictures.to(detector.device).float().div_(255).contiguous(memory_format=torch.channels_last)
+
+
+def _numbers(positions: np.ndarray) -> torch.Tensor:
+    """Positions as the pictures of a :class:`_Replay`, int32 (N, 1, 1, 1)."""
+    return torch.from_numpy(positions).to(torch.int32).view(-1, 1, 1, 1)
+
+
+class _Replay:
+    """A detector whose networks have run: its pictures are positions, :func:`_numbers`, in levels that are there already.
+
+    Everything else (calibration, maps, scores) is the detector's own code, with other map settings.
+    """
+
+    def __init__(self, detector: Detector, config: MapConfig, levels: Levels) -> None:
+        own = copy.copy(detector)
+        own._buffers = {name: value if name == "smooth" else _clone(value) for name, value in detector._buffers.items()}
+        own.map_config, own.about = config, {}
+        own.level_weights = (1.0,) * len(detector.level_weights)
+        if "smooth" in own._buffers and config.sigma != detector.map_config.sigma:
+            coarse = detector.smooth.shape[1]
+            own._buffers["smooth"] = smoothing(coarse, detector.image_size, own.sigma).to(detector.smooth)
+        self._own, self.levels = own, levels
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._own, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("_own", "levels"):
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self._own, name, value)
+
+    def backbone(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [x]
+
+    def compared(self, x: torch.Tensor, frozen: Any) -> Levels:
+        return self.features(x)
+
+    def features(self, x: torch.Tensor) -> Levels:
+        at = (x.flatten() * 255).round().long()
+        return [f[at] for f in self.levels[0]], [f[at] for f in self.levels[1]]
+
+
+def _clone(value: torch.Tensor | None) -> torch.Tensor | None:
+    return None if value is None else value.clone()
+
+
+def test_metrics(detector: Detector, category: Category, config: RunConfig) -> dict[str, float]:
+    """:data:`TRUE` of the test set as `bikd evaluate` measures them. For reports; nothing is chosen by it."""
+    pictures, samples, _ = load_images(category.test, detector.image_size, on_bad_image=config.data.on_bad_image)
+    outputs = run(detector, pictures)
+    if not has_masks(samples):
+        masks: list[Any] = [torch.zeros(1, 1, dtype=torch.bool).numpy()] * len(samples)
+        labels = [s.label for s in samples]
+        result = evaluate([torch.zeros(1, 1).numpy()] * len(samples), masks, scores=outputs.scores.numpy(), labels=labels)
+        return {"image_auroc": result["image_auroc"]}
+    result = evaluate(
+        list(outputs.maps.numpy()),
+        load_masks(samples),
+        scores=outputs.scores.numpy(),
+        labels=[s.label for s in samples],
+        threads=torch.get_num_threads(),
+    )
+    return {key: result[key] for key in TRUE}
+
+
+@torch.inference_mode()
+def milliseconds(detector: Detector, repeats: int = 7) -> float:
+    """Median time of one picture through the detector, batch of 1, on its device."""
+    x = torch.rand(1, 3, detector.image_size, detector.image_size, device=detector.device)
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        detector(x)[1].item()
+        times.append(1000 * (time.perf_counter() - began))
+    return sorted(times)[repeats // 2]
