@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from bikd_fast.config import MapConfig, RunConfig
 from bikd_fast.data import Category, has_masks, load_images, load_masks
@@ -46,7 +47,7 @@ def measure(detector: Detector, data: Validation, maps: Sequence[MapConfig], kep
     halves = [half for half in (0, 1) if _both(data.masks[data.half == half])]
     if not halves:
         raise UserError("the validation pictures hold no defects, or nothing but defects: neither can be judged by.")
-    levels = _levels(detector, data.pictures, kept)
+    outputs = _outputs(detector, data.pictures, kept)
     coarse = F.max_pool2d(torch.from_numpy(data.masks).float(), 2).bool().numpy()
     found = [dict.fromkeys(METRICS, 0.0) for _ in maps]
     alike: dict[str, list[int]] = {}
@@ -56,7 +57,7 @@ def measure(detector: Detector, data: Validation, maps: Sequence[MapConfig], kep
         mine = np.flatnonzero(data.half == half)
         anomalous = np.asarray(coarse[mine].any((1, 2)))
         for places in alike.values():
-            judge = _Replay(detector, maps[places[0]], levels)
+            judge = _Replay(detector, maps[places[0]], *outputs)
             calibrate(judge, _numbers(data.calibration[half]))  # type: ignore[arg-type]
             pixels = run(judge, _numbers(mine)).maps  # type: ignore[arg-type]
             result = evaluate(F.avg_pool2d(pixels, 2).numpy(), coarse[mine], threads=torch.get_num_threads())
@@ -88,15 +89,16 @@ Levels = tuple[list[torch.Tensor], list[torch.Tensor]]
 
 
 @torch.inference_mode()
-def _levels(detector: Detector, pictures: torch.Tensor, kept: Kept) -> Levels:
-    """Teacher's and student's levels of all pictures."""
+def _outputs(detector: Detector, pictures: torch.Tensor, kept: Kept) -> tuple[Levels, torch.Tensor | None]:
+    """Of all pictures the teacher's and the student's levels, and what the segmentation head makes of them."""
     pairs = []
     for part in pictures.split(PART):
         batches = [_floats(detector, batch) for batch in part.split(BATCH)]
         frozen = kept(lambda: [detector.backbone(x) for x in batches], "frozen", part, detector.backbone, detector.device)  # noqa: B023
         pairs += [detector.compared(x, levels) for x, levels in zip(batches, frozen)]
+    head = None if detector.head is None else torch.cat([detector.head(*pair) for pair in pairs])
     teacher, student = zip(*pairs)
-    return [torch.cat(level) for level in zip(*teacher)], [torch.cat(level) for level in zip(*student)]
+    return ([torch.cat(level) for level in zip(*teacher)], [torch.cat(level) for level in zip(*student)]), head
 
 
 def _floats(detector: Detector, pictures: torch.Tensor) -> torch.Tensor:
@@ -109,12 +111,12 @@ def _numbers(positions: np.ndarray) -> torch.Tensor:
 
 
 class _Replay:
-    """A detector whose networks have run: its pictures are positions, :func:`_numbers`, in levels that are there already.
+    """A detector whose networks have run: its pictures are positions, :func:`_numbers`, in outputs that are there already.
 
     Everything else (calibration, maps, scores) is the detector's own code, with other map settings.
     """
 
-    def __init__(self, detector: Detector, config: MapConfig, levels: Levels) -> None:
+    def __init__(self, detector: Detector, config: MapConfig, levels: Levels, head: torch.Tensor | None) -> None:
         own = copy.copy(detector)
         own._buffers = {name: value if name == "smooth" else _clone(value) for name, value in detector._buffers.items()}
         own.map_config, own.about = config, {}
@@ -122,6 +124,8 @@ class _Replay:
         if "smooth" in own._buffers and config.sigma != detector.map_config.sigma:
             coarse = detector.smooth.shape[1]
             own._buffers["smooth"] = smoothing(coarse, detector.image_size, own.sigma).to(detector.smooth)
+        if detector.head is not None and head is not None:
+            own._modules = {**detector._modules, "head": _Head(detector.head, head)}
         self._own, self.levels = own, levels
 
     def __getattr__(self, name: str) -> Any:
@@ -141,7 +145,21 @@ class _Replay:
 
     def features(self, x: torch.Tensor) -> Levels:
         at = (x.flatten() * 255).round().long()
-        return [f[at] for f in self.levels[0]], [f[at] for f in self.levels[1]]
+        teacher, student = [f[at] for f in self.levels[0]], [f[at] for f in self.levels[1]]
+        student[0].positions = at  # type: ignore[attr-defined]
+        return teacher, student
+
+
+class _Head(nn.Module):
+    """A segmentation head that has run, ``known``: of levels that tell their positions; of others it runs again."""
+
+    def __init__(self, head: nn.Module, known: torch.Tensor) -> None:
+        super().__init__()
+        self.head, self.known = head, known
+
+    def forward(self, teacher: list[torch.Tensor], student: list[torch.Tensor]) -> torch.Tensor:
+        at = getattr(student[0], "positions", None)
+        return self.head(teacher, student) if at is None else self.known[at]
 
 
 def _clone(value: torch.Tensor | None) -> torch.Tensor | None:

@@ -127,7 +127,7 @@ class Trial:
             detector = self._trained(name, groups[name], until)
             if self.ranks.first:
                 self._judge(name, groups[name], detector, maps, last)
-            self._read_log(name, progress.steps.get(name, 0), until)
+            self._read_log(name, progress.steps.get(name, 0))
             progress.steps[name] = until
         progress.rung += 1
         progress.seconds += time.perf_counter() - began
@@ -184,14 +184,13 @@ class Trial:
                 if any(s.label for s in category.test):
                     self.progress.test[category.name] = test_metrics(detector, category, self.config)
 
-    def _read_log(self, name: str, begun: int, until: int) -> None:
-        """Losses, and the seconds that steps ``begun`` to ``until`` took: what lies behind the last line counts at its speed."""
+    def _read_log(self, name: str, begun: int) -> None:
+        """Losses, and the seconds that the steps after ``begun`` took; the last of them has its line."""
         path = self.folder / name / "log.jsonl"
         rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
         rows = [row for row in rows if "pictures_per_second" in row]
         before = begun
-        new = [row for row in rows if row["step"] > begun]
-        for row in [*new, *([new[-1] | {"step": until}] if new else [])]:
+        for row in [row for row in rows if row["step"] > begun]:
             pictures = (row["step"] - before) * self.config.training.batch_size
             self.progress.training += pictures / row["pictures_per_second"]
             before = row["step"]

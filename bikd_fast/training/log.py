@@ -37,7 +37,7 @@ class Log:
         if ranks.first:
             self._forget_after(step)
         self.traffic = Traffic(ranks.device)
-        self.bad_steps = 0
+        self.bad_steps, self.until = 0, training.steps  # a line is due at the end, or where the training is to pause
         self.spent = dict.fromkeys(("pictures", "elapsed", "data", "communication", "compute"), 0.0)  # since this process began
         self.peak = 0.0
         self._clear()
@@ -63,7 +63,7 @@ class Log:
         self.working += working
 
     def due(self, step: int) -> bool:
-        return (step + 1) % self.training.log_every == 0 or step + 1 == self.training.steps
+        return (step + 1) % self.training.log_every == 0 or step + 1 == self.until
 
     def flush(self, step: int, now: Phase, rate: float, found: dict[str, float] | None = None) -> None:
         """Write a line where one is due; every rank has to call.

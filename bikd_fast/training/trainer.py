@@ -128,7 +128,7 @@ class Trainer:
             Terminated: SIGTERM, on any rank; a checkpoint of the step just done is there.
         """
         training = self.config.training
-        end = training.steps if until is None else min(until, training.steps)
+        end = self.log.until = training.steps if until is None else min(until, training.steps)
         self.engine.train()
         if self.pool.stream is not None:
             self.pool.stream.begin(self.sampler, training.steps, pin=self.ranks.device.type == "cuda")

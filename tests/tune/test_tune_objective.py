@@ -108,9 +108,13 @@ def test_measuring_is_calibrating_and_running_the_detector_itself(held_out):
     detector = make_detector()
     before = {k: v.clone() for k, v in detector.state_dict().items()}
     maps = variants(detector.map_config, {"sigma": [2.0], "combine": ["product"], "score": ["topk"]})
-    found = measure(detector, data, maps)
-    kept = Kept(2**28)
+    ran = []
+    for name in ("backbone", "student", "head"):
+        getattr(detector, name).register_forward_hook(lambda *_, name=name: ran.append(name))
+    found, kept, batches = measure(detector, data, maps), Kept(2**28), -(-len(data.pictures) // 8)
+    assert sorted(ran) == sorted(["backbone", "student", "head"] * batches)  # once, for all maps and both halves
     assert measure(detector, data, maps, kept) == found and measure(detector, data, maps, kept) == found
+    assert [ran.count(name) for name in ("backbone", "student", "head")] == [2 * batches, 3 * batches, 3 * batches]
     assert all(torch.equal(v, before[k]) or v.isnan().all() for k, v in detector.state_dict().items())
     coarse = torch.nn.functional.max_pool2d(torch.from_numpy(data.masks).float(), 2).bool().numpy()
     for config, metrics in zip(maps, found):
@@ -164,6 +168,8 @@ def test_a_trial_that_was_moved_in_the_middle_is_the_job_itself(tiny_mvtec, tmp_
     result = second.advance()
     assert middle["rung"] == 2 and len(middle["metrics"]) == 1
     assert result["finished"] and not result["mixed"] and [r for r, _ in result["curve"]] == [1, 2, 3]
+    assert 0 < half["training_seconds"] < middle["training_seconds"] < result["training_seconds"] < result["trial_seconds"]
+    assert [step for step, _ in result["losses"][plan[0][0][0]]] == [3, 6]  # a pause has its line, so all steps are timed
 
     best = own_map(config, result["map"])
     (tmp_path / "best.yaml").write_text(yaml.safe_dump(plain(best)))
