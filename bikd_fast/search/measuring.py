@@ -27,6 +27,7 @@ from bikd_fast.training.kept import NOTHING, Kept
 METRICS = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro")
 SCORE = ("image_auroc", "aupro")  # the objective is their mean: finding and outlining count alike
 TRUE = ("image_auroc", "pixel_auroc", "aupro")  # reported of the test set, never chosen by
+BRANCHES = {"head": 2, "mahalanobis": 1}  # what else makes a map of levels, whatever the map settings: of both networks', or T's
 PART = 64  # pictures whose frozen features are kept together
 
 
@@ -89,16 +90,17 @@ Levels = tuple[list[torch.Tensor], list[torch.Tensor]]
 
 
 @torch.inference_mode()
-def _outputs(detector: Detector, pictures: torch.Tensor, kept: Kept) -> tuple[Levels, torch.Tensor | None]:
-    """Of all pictures the teacher's and the student's levels, and what the segmentation head makes of them."""
+def _outputs(detector: Detector, pictures: torch.Tensor, kept: Kept) -> tuple[Levels, dict[str, torch.Tensor]]:
+    """Of all pictures the teacher's and the student's levels, and what each of :data:`BRANCHES` makes of them."""
     pairs = []
     for part in pictures.split(PART):
         batches = [_floats(detector, batch) for batch in part.split(BATCH)]
         frozen = kept(lambda: [detector.backbone(x) for x in batches], "frozen", part, detector.backbone, detector.device)  # noqa: B023
         pairs += [detector.compared(x, levels) for x, levels in zip(batches, frozen)]
-    head = None if detector.head is None else torch.cat([detector.head(*pair) for pair in pairs])
+    there = {name: reads for name, reads in BRANCHES.items() if getattr(detector, name, None) is not None}
+    branches = {name: torch.cat([getattr(detector, name)(*pair[:reads]) for pair in pairs]) for name, reads in there.items()}
     teacher, student = zip(*pairs)
-    return ([torch.cat(level) for level in zip(*teacher)], [torch.cat(level) for level in zip(*student)]), head
+    return ([torch.cat(level) for level in zip(*teacher)], [torch.cat(level) for level in zip(*student)]), branches
 
 
 def _floats(detector: Detector, pictures: torch.Tensor) -> torch.Tensor:
@@ -116,7 +118,7 @@ class _Replay:
     Everything else (calibration, maps, scores) is the detector's own code, with other map settings.
     """
 
-    def __init__(self, detector: Detector, config: MapConfig, levels: Levels, head: torch.Tensor | None) -> None:
+    def __init__(self, detector: Detector, config: MapConfig, levels: Levels, branches: Mapping[str, torch.Tensor]) -> None:
         own = copy.copy(detector)
         own._buffers = {name: value if name == "smooth" else _clone(value) for name, value in detector._buffers.items()}
         own.map_config, own.about = config, {}
@@ -124,8 +126,7 @@ class _Replay:
         if "smooth" in own._buffers and config.sigma != detector.map_config.sigma:
             coarse = detector.smooth.shape[1]
             own._buffers["smooth"] = smoothing(coarse, detector.image_size, own.sigma).to(detector.smooth)
-        if detector.head is not None and head is not None:
-            own._modules = {**detector._modules, "head": _Head(detector.head, head)}
+        own._modules = {**detector._modules, **{name: _Branch(getattr(detector, name), it) for name, it in branches.items()}}
         self._own, self.levels = own, levels
 
     def __getattr__(self, name: str) -> Any:
@@ -146,20 +147,21 @@ class _Replay:
     def features(self, x: torch.Tensor) -> Levels:
         at = (x.flatten() * 255).round().long()
         teacher, student = [f[at] for f in self.levels[0]], [f[at] for f in self.levels[1]]
-        student[0].positions = at  # type: ignore[attr-defined]
+        for level in teacher[:1]:
+            level.positions = at  # type: ignore[attr-defined]
         return teacher, student
 
 
-class _Head(nn.Module):
-    """A segmentation head that has run, ``known``: of levels that tell their positions; of others it runs again."""
+class _Branch(nn.Module):
+    """A branch that has run, ``known``: of levels that tell their positions; of others it runs again."""
 
-    def __init__(self, head: nn.Module, known: torch.Tensor) -> None:
+    def __init__(self, branch: nn.Module, known: torch.Tensor) -> None:
         super().__init__()
-        self.head, self.known = head, known
+        self.branch, self.known = branch, known
 
-    def forward(self, teacher: list[torch.Tensor], student: list[torch.Tensor]) -> torch.Tensor:
-        at = getattr(student[0], "positions", None)
-        return self.head(teacher, student) if at is None else self.known[at]
+    def forward(self, teacher: list[torch.Tensor], *student: list[torch.Tensor]) -> torch.Tensor:
+        at = getattr(teacher[0], "positions", None)
+        return self.branch(teacher, *student) if at is None else self.known[at]
 
 
 def _clone(value: torch.Tensor | None) -> torch.Tensor | None:
