@@ -58,6 +58,7 @@ class ModelConfig:
         adapter: whether the teacher learns (T = E (1 + bound tanh G)); off is a frozen teacher.
         bound: r, the largest relative change of a teacher feature.
         head: train the segmentation head on simulated defects and add its map to the discrepancy's.
+        mahalanobis: add the distance of the teacher's features to a Gaussian of good ones, measured after training.
         shared: one detector for all categories instead of one each.
     """
 
@@ -71,6 +72,7 @@ class ModelConfig:
     adapter: bool = True
     bound: float = 0.5
     head: bool = True
+    mahalanobis: bool = True
     shared: bool = False
 
 
@@ -254,14 +256,14 @@ def check(config: RunConfig) -> None:
 
 
 def _one_way(config: RunConfig) -> None:
-    """What knows one direction only takes neither a learning teacher nor the head, which sees levels one by one."""
+    """What knows one direction only takes neither a learning teacher nor the map's other parts, which see levels one by one."""
     model, objective = config.model, config.objective
     key, value = ("objective.over", objective.over) if objective.over == "map" else ("model.student", model.student)
     if value not in ("map", "dual", "relation", "inpainting", "bank"):
         return
-    for off in ("adapter", "head"):
+    for off in ("adapter", "head", "mahalanobis"):
         if getattr(model, off):
-            raise ConfigError(f"{key}: {value} works with a frozen teacher alone. Set --model.{off} false (or see configs/).")
+            raise ConfigError(f"{key}: {value} works alone, with a frozen teacher. Set --model.{off} false (or see configs/).")
     if model.student == "bank" and config.map.calibrate_channels:
         raise ConfigError("map.calibrate_channels: a bank compares by distance and has no channels to weigh. Switch it off.")
     if model.student == "inpainting" and (objective.over == "map" or objective.forward_corrupt):

@@ -1,8 +1,10 @@
-"""What a detector learns from held-out good pictures after training: weights of levels and channels, and the thresholds."""
+"""What a detector learns from good pictures after training: from those it was trained on how its features scatter, from held-out
+ones the weights inside its map and the thresholds."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +13,21 @@ from bikd_kernels import cosine_discrepancy
 from bikd_fast.inference.runner import BATCH, run
 from bikd_fast.metrics.thresholds import threshold_at_false_alarm_rate
 from bikd_fast.models.detector import Detector
+from bikd_fast.simulation.foreground import evenly
 
 Levels = list[torch.Tensor]
+MEASURED = 256  # training pictures that the Mahalanobis distance is fitted to, at most
+HELD = 2**28  # bytes of their features that are held instead of being computed a second time
+
+
+class Rows(Protocol):
+    """Pictures that are read when they are asked for."""
+
+    def __len__(self) -> int: ...
+    def rows(self, index: torch.Tensor) -> torch.Tensor: ...
+
+
+Pictures = torch.Tensor | Rows
 
 
 def levels_of(detector: Detector, pictures: torch.Tensor) -> Iterator[tuple[Levels, Levels]]:
@@ -56,23 +71,52 @@ def channel_weights(detector: Detector, pictures: torch.Tensor) -> list[torch.Te
 
 
 @torch.inference_mode()
-def mix(detector: Detector, pictures: torch.Tensor) -> tuple[float, float, float]:
-    """(a, b, c) that bring discrepancy and logits to one scale on good pictures, half each, and their sum to 1.
+def mix(detector: Detector, pictures: torch.Tensor) -> tuple[float, ...]:
+    """(a, b, c, d) of :attr:`Detector.mix`: brings the parts of the map to one scale on good pictures, equal shares that sum to 1.
 
-    Each map is shifted by its median over all good pixels and divided by how far a good picture's maximum stands above it:
-    on a good picture either half then peaks at about one half.
+    Each part is shifted by its median over all good pixels and divided by how far a good picture's maximum stands above it:
+    on a good picture each of n parts then peaks at about 1 / n.
     """
-    parts: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
+    seen: list[list[torch.Tensor]] = [[], [], []]
     for teacher, student in levels_of(detector, pictures):
-        parts[0].append(detector.discrepancy(teacher, student)[0].cpu())
-        parts[1].append(detector.logits(teacher, student).cpu())
-    scale, shift = [], 0.0
-    for maps in map(torch.cat, parts):
-        middle = maps.median()
-        reach = (maps.amax((1, 2)).mean() - middle).clamp(min=1e-6)
-        scale.append(0.5 / reach.item())
-        shift -= (0.5 * middle / reach).item()
-    return scale[0], scale[1], shift
+        for maps, part in zip(seen, detector.parts(teacher, student)):
+            if part is not None:
+                maps.append(part.cpu())
+    share = 1 / sum(bool(maps) for maps in seen)
+    scales, shift = [], 0.0
+    for maps in seen:
+        if not maps:
+            scales.append(0.0)
+            continue
+        together = torch.cat(maps)
+        middle = together.median()
+        reach = (together.amax((1, 2)).mean() - middle).clamp(min=1e-6)
+        scales.append(share / reach.item())
+        shift -= (share * middle / reach).item()
+    return (*scales, shift)
+
+
+@torch.inference_mode()
+def measure_good(detector: Detector, pictures: Pictures) -> None:
+    """Fit the Mahalanobis distance, where the detector has one, to the pictures that it was trained on.
+
+    Args:
+        pictures: uint8 (N, 3, S, S), or a stream of them; :data:`MEASURED` of them, evenly spread, are looked at.
+    """
+    if detector.mahalanobis is None:
+        return
+    index = evenly(len(pictures), MEASURED)
+    some = pictures[index] if isinstance(pictures, torch.Tensor) else pictures.rows(index)
+
+    def teacher() -> Iterator[Levels]:
+        for start in range(0, len(some), BATCH):
+            x = some[start : start + BATCH].to(detector.device).float().div_(255)
+            frozen = detector.backbone(x.contiguous(memory_format=torch.channels_last))
+            yield detector.adapter.adapt(frozen) if detector.adapter is not None else frozen
+
+    numbers = sum(level[0].numel() for level in next(teacher())) * len(some)
+    held = list(teacher()) if 4 * numbers <= HELD else None
+    detector.mahalanobis.fit(teacher if held is None else lambda: held)
 
 
 def calibrate(detector: Detector, pictures: torch.Tensor) -> None:
@@ -83,7 +127,8 @@ def calibrate(detector: Detector, pictures: torch.Tensor) -> None:
     if len(pictures) == 0:
         detector.about["threshold"] = {"method": "none", "promise": "No held-out pictures: no threshold was chosen."}
         return
-    config, fitted = detector.map_config, detector.head is not None
+    several = detector.head is not None or detector.mahalanobis is not None
+    config, fitted = detector.map_config, several
     if config.calibrate_channels:
         for weights, found in zip(detector.channel_weights(), channel_weights(detector, pictures)):
             weights.copy_(found)
@@ -91,7 +136,7 @@ def calibrate(detector: Detector, pictures: torch.Tensor) -> None:
     if config.calibrate_levels and config.combine != "product" and len(detector.level_weights) > 1:
         detector.level_weights = level_weights(detector, pictures)
         fitted = True
-    if detector.head is not None:
+    if several:
         detector.mix = mix(detector, pictures)
     outputs = run(detector, pictures)
     chosen = threshold_at_false_alarm_rate(outputs.scores.numpy(), config.false_alarms)

@@ -18,6 +18,7 @@ from bikd_fast.config import MapConfig, ModelConfig
 from bikd_fast.errors import UserError
 from bikd_fast.models.backbone import Backbone
 from bikd_fast.models.head import SegmentationHead, smoothing
+from bikd_fast.models.mahalanobis import Mahalanobis
 from bikd_fast.models.students import STUDENTS, Memory, Student
 from bikd_fast.models.teacher import Adapter
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from bikd_fast.inference.prediction import Prediction
 
 FILE_NAME = "detector.safetensors"
-FORMAT = 1
+FORMAT = 2
 
 
 class DetectorError(UserError):
@@ -41,7 +42,8 @@ class Detector(nn.Module):
 
     Attributes:
         level_weights: weight of each of the student's levels in the map, set by calibration on held-out normals.
-        mix: (a, b, c), the map is a * discrepancy + b * logits + c, set by the same calibration; without a head (1, 0, 0).
+        mix: (a, b, c, d), the map is a * discrepancy + b * logits + c * distance + d, set by the same calibration; where there is
+            neither a head nor a Mahalanobis distance it is the discrepancy, (1, 0, 0, 0).
         threshold: 0-dim, the score above which a picture is called anomalous; NaN until calibrated.
         pixel_threshold: 0-dim, the same for a pixel of the map.
         about: free metadata (categories, how the threshold was chosen, versions), plain JSON.
@@ -59,9 +61,11 @@ class Detector(nn.Module):
         self.adapter = Adapter(channels, model.bound) if model.adapter else None
         self.student: Student = STUDENTS[model.student](channels, strides, size=model.size, depth=model.depth)
         self.head = SegmentationHead(channels) if model.head else None
+        sizes = [(image_size // s, image_size // s) for s in strides]
+        self.mahalanobis = Mahalanobis(channels, sizes) if model.mahalanobis else None
         finest = self.student.stride if isinstance(self.student, Memory) else strides[0]
         self.register_buffer("smooth", smoothing(image_size // finest, image_size, self.sigma), persistent=False)
-        self.mix: tuple[float, float, float] = (1.0, float(model.head), 0.0)
+        self.mix: tuple[float, ...] = (1.0, float(model.head), float(model.mahalanobis), 0.0)
         self.level_weights: tuple[float, ...] = (1.0,) * len(self.student.channels)
         if map_config.calibrate_channels:
             for k, count in enumerate(self.student.channels):
@@ -89,16 +93,30 @@ class Detector(nn.Module):
     def judge(self, teacher: Sequence[torch.Tensor], student: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Levels of :meth:`features` -> map (B, S, S) and score (B,)."""
         anomaly, score = self.discrepancy(teacher, student)
-        if self.head is None:
+        rest = self.beside(teacher, student)
+        if rest is None:
             return anomaly, score
-        a, b, c = self.mix
-        anomaly = a * anomaly + (b * self.logits(teacher, student) + c)
+        anomaly = self.mix[0] * anomaly + (rest + self.mix[3])
         return anomaly, self.score(anomaly)
 
-    def logits(self, teacher: Sequence[torch.Tensor], student: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The segmentation head's map (B, S, S), upsampled and blurred as the discrepancy's."""
-        assert self.head is not None
-        return self.smooth @ self.head(teacher, student).float() @ self.smooth.T
+    def beside(self, teacher: Sequence[torch.Tensor], student: Sequence[torch.Tensor]) -> torch.Tensor | None:
+        """What comes to the discrepancy, weighed: b * logits + c * distance (B, S, S), brought up together; None without either."""
+        weighed: list[torch.Tensor] = []
+        if self.head is not None:
+            weighed.append(self.mix[1] * self.head(teacher, student).float())
+        if self.mahalanobis is not None:
+            weighed.append(self.mix[2] * self.mahalanobis(teacher))
+        return self.brought_up(sum(weighed[1:], weighed[0])) if weighed else None
+
+    def parts(self, teacher: Sequence[torch.Tensor], student: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
+        """Discrepancy, logits and distance, each a map (B, S, S) by itself, or None: what :attr:`mix` weighs."""
+        logits = None if self.head is None else self.brought_up(self.head(teacher, student).float())
+        distance = None if self.mahalanobis is None else self.brought_up(self.mahalanobis(teacher))
+        return [self.discrepancy(teacher, student)[0], logits, distance]
+
+    def brought_up(self, coarse: torch.Tensor) -> torch.Tensor:
+        """(B, h, w) at the finest level's positions -> (B, S, S), upsampled and blurred as the discrepancy is."""
+        return self.smooth @ coarse @ self.smooth.T
 
     def score(self, anomaly: torch.Tensor) -> torch.Tensor:
         """(B, S, S) -> (B,): the maximum, or the mean of the topk largest pixels."""
@@ -118,7 +136,7 @@ class Detector(nn.Module):
         """Levels -> discrepancy map (B, S, S) and its score (B,), by the one fused operator; a memory's distance likewise."""
         config = self.map_config
         if isinstance(self.student, Memory):
-            distance = self.smooth @ student[0].squeeze(1) @ self.smooth.T
+            distance = self.brought_up(student[0].squeeze(1))
             return distance, self.score(distance)
         if config.calibrate_channels:
             teacher, student = self.weighted(teacher), self.weighted(student)

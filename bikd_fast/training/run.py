@@ -23,7 +23,7 @@ from bikd_fast.data.cache import identity
 from bikd_fast.data.embedded import cache_folder
 from bikd_fast.data.listing import require_pictures
 from bikd_fast.data.store import Store
-from bikd_fast.inference.calibration import calibrate
+from bikd_fast.inference.calibration import calibrate, measure_good
 from bikd_fast.inference.diagnostics import TRAINING
 from bikd_fast.models.detector import FILE_NAME, Detector
 from bikd_fast.training import user_config
@@ -140,6 +140,7 @@ def train_one(
         trainer = Trainer(config, own, names, ranks, folder, settings, textures, held_out=apart, kept=kept)
         begun, detector = trainer.step, trainer.train(until)
         came_to = trainer.came_to
+    measure_good(detector, own)
     if until is not None and until < config.training.steps and config.model.student != "bank":
         return detector
     calibrate(detector, apart)

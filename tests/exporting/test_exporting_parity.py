@@ -33,14 +33,14 @@ class AllCombinations(torch.nn.Module):
     def forward(self, pictures):
         detector = self.part.detector
         levels = detector.features(pictures.permute(0, 3, 1, 2).float() / 255)
-        logits = detector.logits(*levels) if detector.head is not None else None
+        rest = detector.beside(*levels)
         known, found = detector.map_config, []
-        detector.features, detector.logits = lambda _: levels, lambda *_: logits
+        detector.features, detector.beside = lambda _: levels, lambda *_: rest
         for config in CONFIGS.values():
             detector.map_config = config
             found += self.part(pictures)
         detector.map_config = known
-        del detector.features, detector.logits
+        del detector.features, detector.beside
         return tuple(found)
 
 
@@ -74,7 +74,7 @@ def test_onnx_of_every_student_and_combination(student, tmp_path):
 def test_onnx_of_related_methods_and_weighted_channels(student, tmp_path):
     pytest.importorskip("onnxruntime")
     config = MapConfig(calibrate_channels=student == "relation")
-    model = dict(student=student, adapter=False, head=False, teacher="test_efficientnet")
+    model = dict(student=student, adapter=False, head=False, mahalanobis=False, teacher="test_efficientnet")
     detector = make_detector(map_config=config, **model)
     if student == "bank":
         rows = detector.student.gather(detector.backbone(torch.rand(3, 3, 64, 64))).flatten(0, 2)

@@ -95,5 +95,5 @@ def test_channel_weights_favour_what_the_student_can_predict(small):
 
 
 def test_a_memory_has_none():
-    bank = make_detector(teacher="test_efficientnet", student="bank", adapter=False, head=False)
+    bank = make_detector(teacher="test_efficientnet", student="bank", adapter=False, head=False, mahalanobis=False)
     assert measure(bank, torch.zeros(1, 3, 64, 64, dtype=torch.uint8)) == {}

@@ -114,7 +114,7 @@ def test_what_the_memory_has_never_seen_is_farther_than_what_it_has():
 
 def test_a_memory_of_any_size_is_saved_and_loaded(tmp_path):
     torch.manual_seed(0)
-    model = ModelConfig(weights="random", student="bank", adapter=False, head=False, teacher="test_efficientnet")
+    model = ModelConfig(weights="random", student="bank", adapter=False, head=False, mahalanobis=False, teacher="test_efficientnet")
     detector = Detector(model, MapConfig(), 64)
     detector.backbone.fold()
     rows = torch.rand(37, detector.student.known.shape[1])

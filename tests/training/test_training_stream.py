@@ -110,6 +110,7 @@ def test_a_bad_picture_met_while_training_is_named_or_replaced(tmp_path):
 
 
 def test_a_memory_of_features_needs_all_pictures(tiny_mvtec, tmp_path, ranks):
-    bank = ("--model.student", "bank", "--model.adapter", "false", "--model.head", "false", "--data.cache_dir", str(tmp_path))
+    alone = [word for part in ("adapter", "head", "mahalanobis") for word in (f"--model.{part}", "false")]
+    bank = ("--model.student", "bank", *alone, "--data.cache_dir", str(tmp_path))
     with pytest.raises(ConfigError, match="cache_gb"):
         train(one_category(tiny_mvtec, tmp_path / "run", *bank, *TINY_MEMORY), ranks)

@@ -1,0 +1,110 @@
+"""The Mahalanobis distance: what its whitening is, what it sees, and that borders and few pictures do not spoil it."""
+
+import pytest
+import torch
+from tiny_detector import make_detector
+
+from bikd_fast.inference.calibration import calibrate, measure_good
+from bikd_fast.models.detector import Detector
+from bikd_fast.models.mahalanobis import Mahalanobis, whitening
+
+
+def covariance(channels, seed=0):
+    factor = torch.randn(channels, channels, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return factor @ factor.T + 0.1 * torch.eye(channels, dtype=torch.float64)
+
+
+def test_whitening_of_many_samples_inverts_the_covariance():
+    known = covariance(6)
+    found = whitening(known, 1e9)
+    torch.testing.assert_close(found @ known @ found.T, torch.eye(6, dtype=torch.float64), rtol=0, atol=5e-3)
+
+
+def test_whitening_of_few_samples_trusts_variances_only():
+    samples = torch.randn(3, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    known = samples.T @ samples / 3  # of rank 3: has no inverse
+    found = whitening(known, 3)
+    assert found.isfinite().all()
+    correlated = found / found.diagonal().abs() - torch.eye(40)
+    assert correlated.abs().max() < 2
+    assert found.norm() < 1e3
+
+
+def test_a_channel_that_never_varies_does_not_decide():
+    known = torch.diag(torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64))
+    assert whitening(known, 1e6)[2, 2] < 50
+
+
+def smooth_levels(count, seed):
+    """Two channels that move together, and a level of one that does not: (count, 2, 16, 16) and (count, 1, 8, 8)."""
+    draw = torch.Generator().manual_seed(seed)
+    shared = torch.randn(count, 1, 16, 16, generator=draw)
+    own = 0.05 * torch.randn(count, 2, 16, 16, generator=draw)
+    return [shared + own + 3, torch.randn(count, 1, 8, 8, generator=draw)]
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    module = Mahalanobis([2, 1], [(16, 16), (8, 8)])
+    batches = [smooth_levels(20, 0), smooth_levels(20, 1)]
+    module.fit(lambda: batches)
+    return module
+
+
+def test_good_pictures_are_at_the_number_of_levels(fitted):
+    distance = fitted(smooth_levels(200, 2))
+    assert distance.shape == (200, 16, 16)
+    assert distance.mean() == pytest.approx(2, rel=0.1)
+
+
+def test_a_small_change_against_the_scatter_is_far_and_a_large_one_along_it_is_not(fitted):
+    along, against = smooth_levels(1, 3), smooth_levels(1, 3)
+    along[0][:, :, 4:9, 4:9] += torch.tensor([0.6, 0.6]).view(2, 1, 1)
+    against[0][:, :, 4:9, 4:9] += torch.tensor([0.3, -0.3]).view(2, 1, 1)
+    base = fitted(smooth_levels(1, 3))[0, 5:8, 5:8].mean()
+    assert fitted(against)[0, 5:8, 5:8].mean() > base + 3
+    assert fitted(along)[0, 5:8, 5:8].mean() < base + 2
+
+
+def test_borders_that_always_differ_are_not_far():
+    def levels(seed):
+        x = torch.randn(30, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+        x[:, :, 0] += 8  # as padding makes it
+        return [x]
+
+    module = Mahalanobis([3], [(16, 16)])
+    module.fit(lambda: [levels(0)])
+    raw = module._whitened(0, levels(1)[0]).mean(0)
+    assert raw[0].mean() > 2 * raw[4:].mean()  # there is something to mend
+    distance = module(levels(1)).mean(0)
+    assert distance[0].mean() == pytest.approx(distance[4:].mean().item(), rel=0.15)
+
+
+def test_batches_do_not_matter():
+    whole = smooth_levels(40, 5)
+    parts = [[level[i : i + 7] for level in whole] for i in range(0, 40, 7)]
+    one, other = Mahalanobis([2, 1], [(16, 16), (8, 8)]), Mahalanobis([2, 1], [(16, 16), (8, 8)])
+    one.fit(lambda: [whole])
+    other.fit(lambda: parts)
+    for name, value in one.named_buffers():
+        torch.testing.assert_close(value, dict(other.named_buffers())[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", [{}, {"head": False}, {"mahalanobis": False}, {"head": False, "mahalanobis": False}])
+def test_parts_have_equal_shares_and_travel_with_the_detector(model, tmp_path):
+    detector = make_detector(teacher="test_efficientnet", **model)
+    pictures = (torch.rand(12, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
+    measure_good(detector, pictures[:8])
+    calibrate(detector, pictures[8:])
+    maps, scores = detector(pictures[8:].float() / 255)
+    features = detector.features(pictures[8:].float() / 255)
+    there = [(weight, part) for weight, part in zip(detector.mix, detector.parts(*features)) if part is not None]
+    assert len(there) == 3 - sum(not on for on in model.values())
+    torch.testing.assert_close(maps, sum(w * part for w, part in there) + detector.mix[3], rtol=1e-4, atol=1e-4)
+    if len(there) > 1:
+        for weight, part in there:
+            above = part.amax((1, 2)).mean() - part.median()
+            assert weight * above.item() == pytest.approx(1 / len(there), rel=1e-3)
+    detector.save(tmp_path / "detector.safetensors")
+    again = Detector.load(tmp_path / "detector.safetensors")
+    assert torch.equal(again(pictures.float() / 255)[1][8:], scores)
