@@ -16,8 +16,8 @@ from torch import nn
 from bikd_fast.config import MapConfig, RunConfig
 from bikd_fast.data import Category, has_masks, load_images, load_masks
 from bikd_fast.errors import UserError
-from bikd_fast.inference.calibration import calibrate
-from bikd_fast.inference.runner import BATCH, run
+from bikd_fast.inference.calibration import calibrate, levels_of
+from bikd_fast.inference.runner import run
 from bikd_fast.metrics import evaluate
 from bikd_fast.models.detector import Detector
 from bikd_fast.models.head import smoothing
@@ -28,7 +28,6 @@ METRICS = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro")
 SCORE = ("image_auroc", "aupro")  # the objective is their mean: finding and outlining count alike
 TRUE = ("image_auroc", "pixel_auroc", "aupro")  # reported of the test set, never chosen by
 BRANCHES = {"head": 2, "mahalanobis": 1}  # what else makes a map of levels, whatever the map settings: of both networks', or T's
-PART = 64  # pictures whose frozen features are kept together
 
 
 def variants(config: MapConfig, grid: Mapping[str, Sequence[Any]]) -> list[MapConfig]:
@@ -92,19 +91,12 @@ Levels = tuple[list[torch.Tensor], list[torch.Tensor]]
 @torch.inference_mode()
 def _outputs(detector: Detector, pictures: torch.Tensor, kept: Kept) -> tuple[Levels, dict[str, torch.Tensor]]:
     """Of all pictures the teacher's and the student's levels, and what each of :data:`BRANCHES` makes of them."""
-    pairs = []
-    for part in pictures.split(PART):
-        batches = [_floats(detector, batch) for batch in part.split(BATCH)]
-        frozen = kept(lambda: [detector.backbone(x) for x in batches], "frozen", part, detector.backbone, detector.device)  # noqa: B023
-        pairs += [detector.compared(x, levels) for x, levels in zip(batches, frozen)]
+    with kept.frozen(detector.backbone):
+        pairs = list(levels_of(detector, pictures))
     there = {name: reads for name, reads in BRANCHES.items() if getattr(detector, name, None) is not None}
     branches = {name: torch.cat([getattr(detector, name)(*pair[:reads]) for pair in pairs]) for name, reads in there.items()}
     teacher, student = zip(*pairs)
     return ([torch.cat(level) for level in zip(*teacher)], [torch.cat(level) for level in zip(*student)]), branches
-
-
-def _floats(detector: Detector, pictures: torch.Tensor) -> torch.Tensor:
-    return pictures.to(detector.device).float().div_(255).contiguous(memory_format=torch.channels_last)
 
 
 def _numbers(positions: np.ndarray) -> torch.Tensor:

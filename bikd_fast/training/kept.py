@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
@@ -56,6 +57,19 @@ class Kept:
                 self._results.popitem(last=False)
             self._results[key] = (size, made)
         return made
+
+    @contextmanager
+    def frozen(self, backbone: nn.Module) -> Iterator[None]:
+        """Inside, a frozen backbone does not compute again what it makes of a batch of the same contents. For inference."""
+        if not self.most:
+            yield
+            return
+        compute, described = backbone.forward, digest(backbone)
+        backbone.forward = lambda pictures: self(lambda: compute(pictures), "frozen", described, pictures)
+        try:
+            yield
+        finally:
+            del backbone.forward
 
 
 NOTHING = Kept(0)

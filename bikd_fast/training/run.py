@@ -140,10 +140,11 @@ def train_one(
         trainer = Trainer(config, own, names, ranks, folder, settings, textures, held_out=apart, kept=kept)
         begun, detector = trainer.step, trainer.train(until)
         came_to = trainer.came_to
-    measure_good(detector, own)
-    if until is not None and until < config.training.steps and config.model.student != "bank":
-        return detector
-    calibrate(detector, apart)
+    with kept.frozen(detector.backbone):
+        measure_good(detector, own)
+        if until is not None and until < config.training.steps and config.model.student != "bank":
+            return detector
+        calibrate(detector, apart)
     seconds = time.perf_counter() - started
     detector.about |= {"categories": [c.name for c in categories], "versions": versions(), "seed": config.seed}
     if ranks.first:

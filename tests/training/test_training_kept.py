@@ -72,6 +72,24 @@ def test_contents_are_the_key():
     assert len({same, *others}) == 8
 
 
+def test_a_frozen_backbone_computes_a_batch_once_and_only_inside():
+    torch.manual_seed(0)
+    backbone, kept, ran = Backbone("tf_efficientnet_lite0", (4, 8), 64).fold(), Kept(2**24), []
+    backbone.net.register_forward_hook(lambda *_: ran.append(1))
+    x, y = torch.rand(2, 2, 3, 64, 64)
+    with torch.inference_mode():
+        plain = [backbone(x), backbone(y)]
+        for _ in range(2):
+            with kept.frozen(backbone):
+                found = [backbone(x), backbone(y), backbone(x.clone())]
+        assert len(ran) == 4
+        assert all(torch.equal(a, b) for levels, own in zip(found, [*plain, plain[0]]) for a, b in zip(levels, own))
+        backbone(x)
+        with Kept(0).frozen(backbone):
+            backbone(x)
+        assert len(ran) == 6
+
+
 def test_the_longest_unused_goes_first_and_nothing_too_large_stays():
     kept, made = Kept(100), []
 

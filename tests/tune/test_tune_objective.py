@@ -109,8 +109,8 @@ def test_measuring_is_calibrating_and_running_the_detector_itself(held_out):
     before = {k: v.clone() for k, v in detector.state_dict().items()}
     maps = variants(detector.map_config, {"sigma": [2.0], "combine": ["product"], "score": ["topk"]})
     ran = []
-    for name in ("backbone", "student", "head"):
-        getattr(detector, name).register_forward_hook(lambda *_, name=name: ran.append(name))
+    for name, part in (("backbone", detector.backbone.net), ("student", detector.student), ("head", detector.head)):
+        part.register_forward_hook(lambda *_, name=name: ran.append(name))
     found, kept, batches = measure(detector, data, maps), Kept(2**28), -(-len(data.pictures) // 8)
     assert sorted(ran) == sorted(["backbone", "student", "head"] * batches)  # once, for all maps and both halves
     assert measure(detector, data, maps, kept) == found and measure(detector, data, maps, kept) == found
