@@ -1,6 +1,6 @@
 """Whole trainings as benchmark rows: how one is launched, what its run folder says, and a CSV that grows by rows and columns.
 
-Shared by textures.py and evidence.py. A row is a category of a run, one more is the mean over its categories.
+A row is a category of a run, one more is the mean over its categories.
 """
 
 from __future__ import annotations
