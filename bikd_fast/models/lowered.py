@@ -7,16 +7,14 @@ efficientnet_lite0 that is a third of the time. oneDNN does both inside the conv
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import torch
 from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.padding import pad_same
 from torch import nn
 
-if TYPE_CHECKING:
-    from bikd_fast.models.backbone import Backbone
-
+Network = TypeVar("Network", bound=nn.Module)
 _INSIDE: dict[type[nn.Module], tuple[str, list[float]]] = {nn.ReLU: ("relu", []), nn.ReLU6: ("hardtanh", [0.0, 6.0])}
 _FOLLOWS = "activation_after"  # attribute of a convolution: the name of the activation that reads it, and nothing else does
 
@@ -27,7 +25,7 @@ def note_activation(conv: nn.Conv2d, act: nn.Module, name: str) -> None:
         setattr(conv, _FOLLOWS, name)
 
 
-def lowered(backbone: Backbone) -> Backbone:
+def lowered(backbone: Network) -> Network:
     """A copy for inference in bfloat16 on a CPU, to be called under autocast; the backbone itself where oneDNN is missing.
 
     Takes what the backbone takes; its levels are the same to the last bit.
@@ -35,7 +33,7 @@ def lowered(backbone: Backbone) -> Backbone:
     if not hasattr(torch.ops.mkldnn, "_convolution_pointwise") or not torch.backends.mkldnn.is_available():
         return backbone
     result = copy.deepcopy(backbone)
-    _lower(result.net)
+    _lower(result)
     return result.requires_grad_(False)
 
 
