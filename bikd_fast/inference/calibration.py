@@ -89,6 +89,7 @@ def mix(detector: Detector, pictures: torch.Tensor) -> tuple[float, ...]:
             scales.append(0.0)
             continue
         together = torch.cat(maps)
+        maps.clear()  # thousands of held-out pictures have gigabytes of maps
         middle = together.median()
         reach = (together.amax((1, 2)).mean() - middle).clamp(min=1e-6)
         scales.append(share / reach.item())
@@ -114,8 +115,8 @@ def measure_good(detector: Detector, pictures: Pictures) -> None:
             frozen = detector.backbone(x.contiguous(memory_format=torch.channels_last))
             yield detector.adapter.adapt(frozen) if detector.adapter is not None else frozen
 
-    numbers = sum(level[0].numel() for level in next(teacher())) * len(some)
-    held = list(teacher()) if 4 * numbers <= HELD else None
+    each = sum(c * (detector.image_size // s) ** 2 for c, s in zip(detector.backbone.channels, detector.backbone.strides))
+    held = list(teacher()) if 4 * each * len(some) <= HELD else None
     detector.mahalanobis.fit(teacher if held is None else lambda: held)
 
 

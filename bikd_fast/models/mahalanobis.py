@@ -64,20 +64,21 @@ class Mahalanobis(nn.Module):
     @torch.no_grad()
     def fit(self, batches: Callable[[], Iterable[Levels]]) -> None:
         """Measure good pictures; ``batches`` is called twice and gives their levels, batch by batch, the same both times."""
-        sums: list[list[torch.Tensor]] = [[torch.zeros(1), torch.zeros(1)] for _ in range(self.count)]
+        nothing = torch.zeros(1, device=self.get_buffer("mean_0").device)
+        sums = [[nothing, nothing] for _ in range(self.count)]  # of numbers and products, in float64
         positions = [0] * self.count
         for levels in batches():
             for k, level in enumerate(levels):
-                rows = F.avg_pool2d(level.float(), WINDOW, 1, WINDOW // 2).permute(0, 2, 3, 1).flatten(0, 2).double().cpu()
+                rows = F.avg_pool2d(level.float(), WINDOW, 1, WINDOW // 2).permute(0, 2, 3, 1).flatten(0, 2).double()
                 positions[k] += len(rows)
                 sums[k] = [sums[k][0] + rows.sum(0), sums[k][1] + rows.T @ rows]
         for k, ((first, second), count) in enumerate(zip(sums, positions)):
             mean = first / count
             self.get_buffer(f"mean_{k}").copy_(mean)
-            covariance = second / count - torch.outer(mean, mean)
+            covariance = (second / count - torch.outer(mean, mean)).cpu()
             self.get_buffer(f"whitening_{k}").copy_(whitening(covariance, count / WINDOW**2))
         seen = 0
-        totals: list[torch.Tensor] = [torch.zeros(1, device=self.get_buffer("mean_0").device)] * self.count
+        totals = [nothing] * self.count
         for levels in batches():
             seen += len(levels[0])
             totals = [total + self._whitened(k, level).sum(0) for k, (total, level) in enumerate(zip(totals, levels))]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny_detector import make_detector
 
+from bikd_fast.inference import calibration
 from bikd_fast.inference.calibration import calibrate, measure_good
 from bikd_fast.models.detector import Detector
 from bikd_fast.models.mahalanobis import Mahalanobis, whitening
@@ -108,3 +109,39 @@ def test_parts_have_equal_shares_and_travel_with_the_detector(model, tmp_path):
     detector.save(tmp_path / "detector.safetensors")
     again = Detector.load(tmp_path / "detector.safetensors")
     assert torch.equal(again(pictures.float() / 255)[1][8:], scores)
+
+
+class Rows:
+    """Pictures that are read when they are asked for, as a stream has them."""
+
+    def __init__(self, pictures):
+        self.pictures, self.asked = pictures, []
+
+    def __len__(self):
+        return len(self.pictures)
+
+    def rows(self, index):
+        self.asked += index.tolist()
+        return self.pictures[index]
+
+
+@pytest.mark.parametrize("adapter", [True, False])
+def test_features_that_fit_are_held_and_others_computed_twice_to_the_same_end(adapter, monkeypatch):
+    monkeypatch.setattr(calibration, "MEASURED", 10)
+    pictures = (torch.rand(19, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
+    detector = make_detector(teacher="test_efficientnet", adapter=adapter)
+    frozen = detector.backbone(torch.zeros(1, 3, 64, 64))
+    teacher = frozen if detector.adapter is None else detector.adapter.adapt(frozen)
+    needed, ran, found = 4 * 10 * sum(level[0].numel() for level in teacher), [], []
+    detector.backbone.net.register_forward_hook(lambda *_: ran.append(1))
+    for room, times in ((needed, 2), (needed - 1, 4)):  # two batches
+        monkeypatch.setattr(calibration, "HELD", room)
+        ran.clear()
+        stream = Rows(pictures)
+        measure_good(detector, stream)
+        assert len(ran) == times and stream.asked == list(range(0, 19, 2))
+        found.append({name: value.clone() for name, value in detector.mahalanobis.named_buffers()})
+    measure_good(detector, pictures[::2])
+    found.append(dict(detector.mahalanobis.named_buffers()))
+    assert all(torch.equal(value, other[k]) for k, value in found[0].items() for other in found[1:])
+    assert not torch.equal(found[0]["whitening_0"], torch.eye(len(found[0]["mean_0"])))
