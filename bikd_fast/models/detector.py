@@ -211,8 +211,10 @@ class Detector(nn.Module):
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
         except Exception as error:
             raise DetectorError(f"{path}: not a readable safetensors file ({error}). Train again or restore a copy.") from error
-        if not isinstance(described, dict) or described.get("format") != FORMAT:
-            raise DetectorError(f"{path}: not a detector of format {FORMAT}; it was not written by this version of bikd_fast.")
+        found = described.get("format") if isinstance(described, dict) else None
+        if found != FORMAT:
+            what = "no detector of bikd_fast" if found is None else f"a detector of format {found}, and this version reads {FORMAT}"
+            raise DetectorError(f"{path}: {what}. Train again, or use the version that wrote it.")
         try:
             detector = cls(ModelConfig(**described["model"]), MapConfig(**described["map"]), described["image_size"])
             detector.backbone.fold()
