@@ -33,6 +33,9 @@ def main() -> None:
     parser.add_argument("surfaces", nargs="+", metavar="NAME=PICTURE")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
+    for word in options.surfaces:
+        if "=" not in word:
+            parser.error(f"{word}: give a name to each picture, NAME=PICTURE.")
     surfaces = {name: surface(Path(path)) for name, _, path in (word.partition("=") for word in options.surfaces)}
     for number, name in enumerate(surfaces):
         write(options.output / name, name, number, surfaces)

@@ -10,6 +10,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import surfaces
 
+from bikd_fast.data import has_masks, load_masks, open_dataset
+
 
 @pytest.fixture(scope="module")
 def ground():
@@ -38,3 +40,16 @@ def test_every_kind_changes_the_picture_inside_its_mask(ground, kind):
         assert 10 < mask.sum() < 0.2 * mask.size
         assert change[mask].mean() > 0.02
         assert change[~mask].sum() < 0.2 * change[mask].sum()
+
+
+def test_what_is_written_is_a_category_in_mvtecs_layout(ground, tmp_path, monkeypatch):
+    for name, count in (("GOOD", 3), ("TEST_GOOD", 2), ("EACH", 1)):
+        monkeypatch.setattr(surfaces, name, count)
+    surfaces.write(tmp_path / "noise", "noise", 0, {"noise": ground})
+    (found,) = open_dataset("mvtec", tmp_path, ["noise"])
+    assert len(found.train) == 3 and sum(s.label == 0 for s in found.test) == 2
+    assert {s.kind for s in found.test if s.label} == set(surfaces.KINDS)
+    assert has_masks(found.test)
+    masks = load_masks(found.test)
+    assert all(m.shape == (256, 256) and m.any() == bool(s.label) for m, s in zip(masks, found.test))
+    assert len({s.path.read_bytes() for s in [*found.train, *found.test]}) == 5 + len(surfaces.KINDS)  # no picture twice
