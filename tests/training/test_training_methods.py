@@ -103,6 +103,7 @@ def test_a_whole_run_records_diagnostics_beside_its_metrics(tiny_mvtec, tmp_path
     ("name", "options", "said"),
     [
         ("dual", ("--model.head", "true"), r"model\.student: dual .*--model\.head false"),
+        ("relation", ("--model.mahalanobis", "true"), r"model\.student: relation .*--model\.mahalanobis false"),
         ("rd", ("--model.adapter", "true"), r"objective\.over: map .*--model\.adapter false"),
         ("bank", ("--map.calibrate_channels", "true"), r"map\.calibrate_channels"),
         ("inpainting", ("--objective.forward_corrupt", "0.5"), "forward_corrupt 0"),
