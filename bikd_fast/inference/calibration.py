@@ -4,7 +4,6 @@ ones the weights inside its map and the thresholds."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,16 +17,6 @@ from bikd_fast.simulation.foreground import evenly
 Levels = list[torch.Tensor]
 MEASURED = 256  # training pictures that the Mahalanobis distance is fitted to, at most
 HELD = 2**28  # bytes of their features that are held instead of being computed a second time
-
-
-class Rows(Protocol):
-    """Pictures that are read when they are asked for."""
-
-    def __len__(self) -> int: ...
-    def rows(self, index: torch.Tensor) -> torch.Tensor: ...
-
-
-Pictures = torch.Tensor | Rows
 
 
 def levels_of(detector: Detector, pictures: torch.Tensor) -> Iterator[tuple[Levels, Levels]]:
@@ -98,16 +87,15 @@ def mix(detector: Detector, pictures: torch.Tensor) -> tuple[float, ...]:
 
 
 @torch.inference_mode()
-def measure_good(detector: Detector, pictures: Pictures) -> None:
+def measure_good(detector: Detector, pictures: torch.Tensor) -> None:
     """Fit the Mahalanobis distance, where the detector has one, to the pictures that it was trained on.
 
     Args:
-        pictures: uint8 (N, 3, S, S), or a stream of them; :data:`MEASURED` of them, evenly spread, are looked at.
+        pictures: uint8 (N, 3, S, S); :data:`MEASURED` of them, evenly spread, are looked at.
     """
     if detector.mahalanobis is None:
         return
-    index = evenly(len(pictures), MEASURED)
-    some = pictures[index] if isinstance(pictures, torch.Tensor) else pictures.rows(index)
+    some = pictures[evenly(len(pictures), MEASURED)]
 
     def teacher() -> Iterator[Levels]:
         for start in range(0, len(some), BATCH):

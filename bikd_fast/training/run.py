@@ -130,6 +130,7 @@ def train_one(
     folder.mkdir(parents=True, exist_ok=True)
     samples = [sample for category in categories for sample in category.train]
     own, apart, names = _pictures(config, name, samples, ranks)
+    good = own.some() if isinstance(own, Stream) else own  # read before anything is spent: a bad one is told at once
     textures, started = foreign_textures(config, ranks), time.perf_counter()
     if config.model.student == "bank":
         if isinstance(own, Stream):
@@ -141,7 +142,7 @@ def train_one(
         begun, detector = trainer.step, trainer.train(until)
         came_to = trainer.came_to
     with kept.frozen(detector.backbone):
-        measure_good(detector, own)
+        measure_good(detector, good)
         if until is not None and until < config.training.steps and config.model.student != "bank":
             return detector
         calibrate(detector, apart)
