@@ -17,7 +17,7 @@ import bikd_fast.search
 from bikd_fast.arguments import load_run
 from bikd_fast.config import MapConfig
 from bikd_fast.errors import UserError
-from bikd_fast.inference.calibration import calibrate
+from bikd_fast.inference.calibration import calibrate, measure_good
 from bikd_fast.inference.runner import run
 from bikd_fast.metrics import evaluate
 from bikd_fast.search import defects
@@ -106,15 +106,17 @@ def test_measuring_is_calibrating_and_running_the_detector_itself(held_out):
     """The replayed levels give, for other map settings too, what a detector built with them gives."""
     data = simulated("stripes", held_out)
     detector = make_detector()
-    before = {k: v.clone() for k, v in detector.state_dict().items()}
     maps = variants(detector.map_config, {"sigma": [2.0], "combine": ["product"], "score": ["topk"]})
     ran = []
-    for name, part in (("backbone", detector.backbone.net), ("student", detector.student), ("head", detector.head)):
+    measure_good(detector, held_out)
+    before = {k: v.clone() for k, v in detector.state_dict().items()}
+    parts = {"backbone": detector.backbone.net, **{name: getattr(detector, name) for name in ("student", "head", "mahalanobis")}}
+    for name, part in parts.items():
         part.register_forward_hook(lambda *_, name=name: ran.append(name))
     found, kept, batches = measure(detector, data, maps), Kept(2**28), -(-len(data.pictures) // 8)
-    assert sorted(ran) == sorted(["backbone", "student", "head"] * batches)  # once, for all maps and both halves
+    assert sorted(ran) == sorted([*parts] * batches)  # once, for all maps and both halves
     assert measure(detector, data, maps, kept) == found and measure(detector, data, maps, kept) == found
-    assert [ran.count(name) for name in ("backbone", "student", "head")] == [2 * batches, 3 * batches, 3 * batches]
+    assert [ran.count(name) for name in parts] == [2 * batches, *[3 * batches] * 3]
     assert all(torch.equal(v, before[k]) or v.isnan().all() for k, v in detector.state_dict().items())
     coarse = torch.nn.functional.max_pool2d(torch.from_numpy(data.masks).float(), 2).bool().numpy()
     for config, metrics in zip(maps, found):
