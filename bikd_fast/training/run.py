@@ -241,7 +241,6 @@ def _claim(run: Path, config: RunConfig, folders: Sequence[Path]) -> None:
     ``resume never`` forgets what a run left in ``folders``, those of its detectors, and only where a run was.
     """
     run.mkdir(parents=True, exist_ok=True)
-    (run / DONE).unlink(missing_ok=True)
     mark = run / "config.yaml"
     print_of = _digest(_settings(config))
     stamp = run / ".settings"
@@ -249,6 +248,7 @@ def _claim(run: Path, config: RunConfig, folders: Sequence[Path]) -> None:
         raise ConfigError(
             f"output: {run} holds a run of other settings (see {mark}). Give another --output, or --resume never to start anew."
         )
+    (run / DONE).unlink(missing_ok=True)
     if config.resume == "never" and stamp.is_file():
         for folder in folders:
             for old in [folder / FILE_NAME, folder / "log.jsonl", *folder.glob("checkpoints/*")]:

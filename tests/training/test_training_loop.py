@@ -11,7 +11,7 @@ from tiny import one_category
 from bikd_fast.config import ConfigError
 from bikd_fast.data import Sample
 from bikd_fast.training import checkpoint, distributed
-from bikd_fast.training.run import fingerprint, foreign_textures, split, train
+from bikd_fast.training.run import DONE, fingerprint, finish, foreign_textures, split, train
 from bikd_fast.training.trainer import Trainer
 
 
@@ -91,10 +91,12 @@ def test_a_checkpoint_of_other_settings_is_left_alone(tmp_path):
 
 
 def test_a_folder_with_another_run_is_refused(tiny_mvtec, tmp_path, ranks):
-    train(settings(tiny_mvtec, tmp_path / "run"), ranks)
+    finish(train(settings(tiny_mvtec, tmp_path / "run"), ranks))
     with pytest.raises(ConfigError, match=r"holds a run of other settings"):
         train(settings(tiny_mvtec, tmp_path / "run", "--seed", "5"), ranks)
+    assert (tmp_path / "run" / DONE).is_file()  # what was refused leaves the other run as it was
     train(settings(tiny_mvtec, tmp_path / "run", "--seed", "5", "--resume", "never"), ranks)
+    assert not (tmp_path / "run" / DONE).exists()
 
 
 def test_another_category_or_map_is_another_run(tiny_mvtec, tmp_path, ranks):
