@@ -108,30 +108,38 @@ def measure_good(detector: Detector, pictures: torch.Tensor) -> None:
     detector.mahalanobis.fit(teacher if held is None else lambda: held)
 
 
-def calibrate(detector: Detector, pictures: torch.Tensor) -> None:
-    """Set weights and both thresholds from held-out good pictures, uint8 (N, 3, S, S); records how in ``about``.
-
-    With no held-out pictures nothing is set: the detector ranks pictures but calls none anomalous, and says so.
-    """
-    if len(pictures) == 0:
-        detector.about["threshold"] = {"method": "none", "promise": "No held-out pictures: no threshold was chosen."}
-        return
-    several = detector.head is not None or detector.mahalanobis is not None
-    config, fitted = detector.map_config, several
+def weigh(detector: Detector, pictures: torch.Tensor) -> bool:
+    """Set what the map weighs its channels, levels and parts by from good pictures, uint8 (N, 3, S, S); whether anything was."""
+    config = detector.map_config
     if config.calibrate_channels:
         for weights, found in zip(detector.channel_weights(), channel_weights(detector, pictures)):
             weights.copy_(found)
-        fitted = True
-    if config.calibrate_levels and config.combine != "product" and len(detector.level_weights) > 1:
+    levels = config.calibrate_levels and config.combine != "product" and len(detector.level_weights) > 1
+    if levels:
         detector.level_weights = level_weights(detector, pictures)
-        fitted = True
+    several = detector.head is not None or detector.mahalanobis is not None
     if several:
         detector.mix = mix(detector, pictures)
+    return config.calibrate_channels or levels or several
+
+
+def calibrate(detector: Detector, pictures: torch.Tensor, trained: torch.Tensor | None = None) -> None:
+    """Set weights and both thresholds from held-out good pictures, uint8 (N, 3, S, S); records how in ``about``.
+
+    With no held-out pictures the weights come from some that it was ``trained`` on, where they are given, and there is no
+    threshold: the detector ranks pictures but calls none anomalous, and says so.
+    """
+    if len(pictures) == 0:
+        if trained is not None:
+            weigh(detector, trained[evenly(len(trained), MEASURED)])
+        detector.about["threshold"] = {"method": "none", "promise": "No held-out pictures: no threshold was chosen."}
+        return
+    fitted = weigh(detector, pictures)
     outputs = run(detector, pictures)
-    chosen = threshold_at_false_alarm_rate(outputs.scores.numpy(), config.false_alarms)
+    chosen = threshold_at_false_alarm_rate(outputs.scores.numpy(), detector.map_config.false_alarms)
     detector.threshold.fill_(chosen.value)
     highest = outputs.maps.amax((1, 2)).numpy()
-    detector.pixel_threshold.fill_(threshold_at_false_alarm_rate(highest, config.false_alarms).value)
+    detector.pixel_threshold.fill_(threshold_at_false_alarm_rate(highest, detector.map_config.false_alarms).value)
     about = chosen.to_dict()
     if fitted:  # a promise says under what it holds
         about["promise"] += " The weights inside the map were fitted on the same pictures; that effect is not bounded."

@@ -145,7 +145,7 @@ def train_one(
         measure_good(detector, good)
         if until is not None and until < config.training.steps and config.model.student != "bank":
             return detector
-        calibrate(detector, apart)
+        calibrate(detector, apart, good)
     seconds = time.perf_counter() - started
     detector.about |= {"categories": [c.name for c in categories], "versions": versions(), "seed": config.seed}
     if ranks.first:

@@ -130,3 +130,15 @@ def test_features_that_fit_are_held_and_others_computed_twice_to_the_same_end(ad
     found.append(dict(detector.mahalanobis.named_buffers()))
     assert all(torch.equal(value, other[k]) for k, value in found[0].items() for other in found[1:])
     assert not torch.equal(found[0]["whitening_0"], torch.eye(len(found[0]["mean_0"])))
+
+
+def test_with_nothing_held_out_the_parts_are_scaled_on_training_pictures():
+    detector = make_detector(teacher="test_efficientnet")
+    pictures = (torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
+    measure_good(detector, pictures)
+    calibrate(detector, pictures[:0], pictures)
+    assert detector.threshold.isnan()
+    known = make_detector(teacher="test_efficientnet")
+    measure_good(known, pictures)
+    calibrate(known, pictures)
+    assert detector.mix == known.mix != (1.0, 1.0, 1.0, 0.0)
