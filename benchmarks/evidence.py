@@ -32,6 +32,7 @@ from bikd_fast.data import open_dataset
 ARMS: dict[str, tuple[str, list[str]]] = {  # name -> (configuration, overrides)
     "bikd": ("bikd", []),
     "f-only": ("bikd", ["--objective.beta", "0"]),
+    "wide-margin": ("bikd", ["--objective.margin", "1.0"]),
     "no-con": ("bikd", ["--objective.con", "false"]),
     "no-div": ("bikd", ["--objective.div", "false"]),
     "no-anc": ("bikd", ["--objective.anc", "false"]),

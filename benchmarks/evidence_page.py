@@ -15,6 +15,7 @@ Row = dict[str, str]
 WHAT = {
     "bikd": "the defaults: both directions",
     "f-only": "forward direction only (beta = 0)",
+    "wide-margin": "L_div up to 1 - cos = 1 (margin 1)",
     "no-con": "less L_con",
     "no-div": "less L_div",
     "no-anc": "less L_anc",
