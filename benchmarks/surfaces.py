@@ -1,7 +1,7 @@
 """A second test set from pictures of surfaces that you have: other grounds, other kinds of defects than the embedded set's.
 
     python benchmarks/surfaces.py NAME=PICTURE [NAME=PICTURE ...] --output DIR
-    python benchmarks/evidence.py --data.format mvtec --data.root DIR --output benchmarks/results/surfaces.csv
+    python benchmarks/evidence.py --data.format mvtec --data.root DIR
 
 For choosing defaults without looking at the embedded set. Each picture (512 pixels a side or more) becomes a category in MVTec AD's
 layout: 64 good windows to train on, 24 good ones and five of every kind of defect to test on, 256 x 256. Training windows come from
