@@ -61,7 +61,8 @@ teacher, the same pictures and the same protocol: the last step counts, threshol
 test pictures choose nothing within a run. Between runs it was otherwise: the defaults of `bikd` were developed while looking at the
 embedded set's results, those of the baselines were not, beyond trials that they learn at all. The section
 `mvtec:surfaces` is of a second set, other surfaces with other kinds of defects (benchmarks/surfaces.py, on ten textures of two free
-games), on which the Mahalanobis distance was chosen and nothing else: ground that nobody has tuned on is nearer to it. Figures are per cent, mean ± standard deviation over seeds.
+games), on which the Mahalanobis distance was chosen and nothing else: ground that nobody has tuned on is nearer to it. Figures are
+per cent, mean ± standard deviation over seeds.
 
 A difference *exceeds the seed noise* here if its mean over seeds is larger than the standard deviation over seeds of both arms and
 has the same sign for every seed; with one seed nothing can be said. That is a low bar and no significance test."""
