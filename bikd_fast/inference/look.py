@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from PIL import Image
 
 from bikd_fast.data import fit
 from bikd_fast.errors import UserError
-from bikd_fast.inference.pipeline import in_batches
+from bikd_fast.inference.pipeline import MOST, in_batches, side_by_side
 from bikd_fast.inference.prediction import BATCH, run_batches
 from bikd_fast.inference.sources import Inputs, Source
 from bikd_fast.inference.tiling import Tiling, look_tiled
@@ -62,21 +63,27 @@ def look(
         shown = _shown(planes) if keep else None
         return _Loaded(source, planes if tiling else fit(planes, detector.image_size), size, shown)
 
-    run: Callable[[list[_Loaded]], Iterator[Result]]
     if tiling:
-        run, batch, ahead = (lambda items: _tiled(detector, items, tiling)), 1, 1
+        for items in in_batches(inputs.sources, load, 1, live=inputs.live, ahead=1):
+            yield from _tiled(detector, items, tiling)
+        return
+    workers = min(MOST, torch.get_num_threads()) if detector.device.type == "cpu" and not inputs.live else 1
+    batches = in_batches(inputs.sources, load, batch, first=1, live=inputs.live, ahead=(workers + 1) * batch)
+    if workers == 1:
+        found: Iterator[list[Result]] = (_whole(detector, items) for items in batches)
     else:
-        run, ahead = (lambda items: _whole(detector, items)), 2 * batch
-    for items in in_batches(inputs.sources, load, batch, first=1, live=inputs.live, ahead=ahead):
-        yield from run(items)
+        at_once = (_whole(detector, items) for items in islice(batches, 1))  # the first result is waited for
+        found = chain(at_once, side_by_side(lambda items: _whole(detector, items), batches, workers))
+    for results in found:
+        yield from results
 
 
-def _whole(detector: Detector, items: list[_Loaded]) -> Iterator[Result]:
+def _whole(detector: Detector, items: list[_Loaded]) -> list[Result]:
     squares = [item.planes for item in items if item.planes is not None]
     found = [pair for maps, scores in run_batches(detector, squares) for pair in zip(maps.numpy(), scores.tolist())]
-    for item in items:
-        anomaly, score = found.pop(0) if item.planes is not None else (None, float("nan"))
-        yield Result(item.source, item.size, score, anomaly, item.shown, item.error)
+    nothing = (None, float("nan"))
+    pairs = [found.pop(0) if item.planes is not None else nothing for item in items]
+    return [Result(i.source, i.size, score, anomaly, i.shown, i.error) for i, (anomaly, score) in zip(items, pairs)]
 
 
 def _tiled(detector: Detector, items: list[_Loaded], tiling: Tiling) -> Iterator[Result]:

@@ -1,17 +1,23 @@
-"""Reading ahead: items are loaded on threads while the network runs, in order, with a bounded number held at once."""
+"""Reading ahead: items are loaded on threads while the network runs, in order, with a bounded number held at once. On a CPU several
+batches run side by side."""
 
 from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
+
+import torch
 
 from bikd_fast.data.threads import default_threads
 
 Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
+Made = TypeVar("Made")
+MOST = 4  # batches side by side, which bounds what they take
 _END = object()
 
 
@@ -81,3 +87,24 @@ def _take(waiting: queue.Queue, wanted: int, live: bool) -> tuple[list, bool]:
             return taken, True
         taken.append(entry.result())
     return taken, False
+
+
+def side_by_side(work: Callable[[Item], Made], items: Iterable[Item], workers: int) -> Iterator[Made]:
+    """``work`` of each item, in order, ``workers`` at a time; each has its share of the threads that torch may use here.
+
+    A network on all cores waits for the slowest of them in every layer, and whatever else runs beside it (reading, drawing) makes
+    one of them slow. Whole batches on a core each do not wait for each other.
+    """
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(workers, "work", torch.set_num_threads, (max(1, threads // workers),))
+    waiting: deque[Future[Made]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            while len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # what new threads start from

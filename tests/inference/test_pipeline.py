@@ -4,8 +4,19 @@ import threading
 import time
 
 import pytest
+import torch
 
-from bikd_fast.inference.pipeline import in_batches
+from bikd_fast.inference.look import look
+from bikd_fast.inference.pipeline import in_batches, side_by_side
+from bikd_fast.inference.sources import expand
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 def test_order_is_kept_and_batches_are_full():
@@ -65,3 +76,48 @@ def test_a_live_input_is_not_kept_waiting_for_a_full_batch():
     assert next(stream) == [1]  # a batch of 8 would wait for ever
     more.set()
     assert next(stream) == [2]
+
+
+def test_side_by_side_keeps_the_order_and_the_threads_of_its_caller(two_threads):
+    inside = []
+
+    def work(item):
+        inside.append((threading.get_ident(), torch.get_num_threads()))
+        time.sleep(0.02 * (item % 3 == 0))  # the first of three is the slowest
+        return item * item
+
+    assert list(side_by_side(work, range(20), 2)) == [i * i for i in range(20)]
+    assert len({thread for thread, _ in inside}) == 2 and {count for _, count in inside} == {1}
+    assert torch.get_num_threads() == 2
+
+
+def test_side_by_side_raises_an_error_in_its_turn_and_takes_no_more_than_it_needs():
+    taken = []
+
+    def items():
+        for i in range(100):
+            taken.append(i)
+            yield i
+
+    def work(item):
+        if item == 3:
+            raise ValueError("the fourth")
+        return item
+
+    seen = []
+    with pytest.raises(ValueError, match="the fourth"):
+        for found in side_by_side(work, items(), 2):
+            seen.append(found)
+    assert seen == [0, 1, 2] and len(taken) <= 6
+
+
+def test_batches_side_by_side_find_what_one_after_the_other_does(detector, pictures, two_threads):
+    files = [str(pictures)]
+    together = list(look(detector, expand(files), batch=2))
+    torch.set_num_threads(1)
+    alone = list(look(detector, expand(files), batch=2))
+    assert [r.source.name for r in together] == [r.source.name for r in alone] and len(alone) == 10
+    for ours, known in zip(together, alone):
+        assert ours.score == pytest.approx(known.score, rel=1e-4)
+        assert abs(ours.map - known.map).max() < 1e-4
+    assert len({round(r.score, 6) for r in alone}) > 5  # another order would show
