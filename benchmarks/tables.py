@@ -33,10 +33,11 @@ def table(rows: list[dict[str, str]]) -> str:
     seconds = sorted({float(row["seconds"]) for row in rows})
     span = f"{seconds[0]:.0f} s" if len(seconds) == 1 else f"{seconds[0]:.0f} to {seconds[-1]:.0f} s"
     first = rows[0]
+    peak, commits = max(int(row["peak_mb"]) for row in rows), " ".join(sorted({row["commit"] for row in rows}))
     lines.append(
         f"\nPer cent, seeds {', '.join(seeds)}, last step, nothing chosen by the test pictures within a run.\n"
         f"All categories together took {span} on {first['cpus']} cores, no GPU, start to report,\n"
-        f"{first['peak_mb']} MB at the peak of one process (torch {first['torch']}, {first['date']}, commit {first['commit']})."
+        f"{peak} MB at the peak of one process (torch {first['torch']}, {first['date']}, commits {commits})."
     )
     return "\n".join(lines)
 
