@@ -97,8 +97,8 @@ def save(picture: np.ndarray, path: Path) -> None:
 def smear(picture: np.ndarray, rng: Rng, others: list[np.ndarray]) -> Damage:
     spot, angle, reach = blob(rng, rng.uniform(16, 24)), rng.uniform(0, np.pi), rng.uniform(9, 14)
     steps = [(t * np.sin(angle), t * np.cos(angle), 0) for t in np.linspace(-reach, reach, 15)]
-    drawn = np.mean([ndimage.shift(picture, by, order=1, mode="nearest") for by in steps], 0)
-    return mixed(picture, drawn, 2 * spot), spot > 0.25
+    moved = np.mean([ndimage.shift(picture, by, order=1, mode="nearest") for by in steps], 0)
+    return mixed(picture, moved, 2 * spot), spot > 0.25
 
 
 def colour(picture: np.ndarray, rng: Rng, others: list[np.ndarray]) -> Damage:

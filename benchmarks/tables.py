@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import csv
 import statistics
 from collections import defaultdict
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from runs import ROOT, read
+
 SHOWN = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
 BEGIN, END = "<!-- results: benchmarks/tables.py -->", "<!-- end of results -->"
 
@@ -43,8 +42,8 @@ def table(rows: list[dict[str, str]]) -> str:
 
 
 def main() -> None:
-    with (ROOT / "benchmarks/results/evidence.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["arm"] == "bikd" and row["data"] == "textures" and not row["options"]]
+    every = read(ROOT / "benchmarks/results/evidence.csv")
+    rows = [row for row in every if row["arm"] == "bikd" and row["data"] == "textures" and not row["options"]]
     readme = ROOT / "README.md"
     before, rest = readme.read_text().split(BEGIN)
     after = rest.split(END)[1]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from bikd_kernels import cosine_discrepancy
 
-from bikd_fast.inference.runner import BATCH, run
+from bikd_fast.inference.runner import batches, run
 from bikd_fast.metrics.thresholds import threshold_at_false_alarm_rate
 from bikd_fast.models.detector import Detector
 from bikd_fast.simulation.foreground import evenly
@@ -21,9 +21,8 @@ HELD = 2**28  # bytes of their features that are held instead of being computed 
 
 def levels_of(detector: Detector, pictures: torch.Tensor) -> Iterator[tuple[Levels, Levels]]:
     """Teacher's and student's levels of uint8 (N, 3, S, S) pictures, batch by batch."""
-    for start in range(0, len(pictures), BATCH):
-        x = pictures[start : start + BATCH].to(detector.device).float().div_(255)
-        yield detector.features(x.contiguous(memory_format=torch.channels_last))
+    for x in batches(pictures, detector.device):
+        yield detector.features(x)
 
 
 @torch.inference_mode()
@@ -98,13 +97,11 @@ def measure_good(detector: Detector, pictures: torch.Tensor) -> None:
     some = pictures[evenly(len(pictures), MEASURED)]
 
     def teacher() -> Iterator[Levels]:
-        for start in range(0, len(some), BATCH):
-            x = some[start : start + BATCH].to(detector.device).float().div_(255)
-            frozen = detector.backbone(x.contiguous(memory_format=torch.channels_last))
+        for x in batches(some, detector.device):
+            frozen = detector.backbone(x)
             yield detector.adapter.adapt(frozen) if detector.adapter is not None else frozen
 
-    each = sum(c * (detector.image_size // s) ** 2 for c, s in zip(detector.backbone.channels, detector.backbone.strides))
-    held = list(teacher()) if 4 * each * len(some) <= HELD else None
+    held = list(teacher()) if 4 * detector.backbone.numbers(detector.image_size) * len(some) <= HELD else None
     detector.mahalanobis.fit(teacher if held is None else lambda: held)
 
 

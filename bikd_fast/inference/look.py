@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 
 import numpy as np
@@ -69,13 +70,9 @@ def look(
         return
     workers = min(MOST, torch.get_num_threads()) if detector.device.type == "cpu" and not inputs.live else 1
     batches = in_batches(inputs.sources, load, batch, first=1, live=inputs.live, ahead=(workers + 1) * batch)
-    if workers == 1:
-        found: Iterator[list[Result]] = (_whole(detector, items) for items in batches)
-    else:
-        at_once = (_whole(detector, items) for items in islice(batches, 1))  # the first result is waited for
-        found = chain(at_once, side_by_side(lambda items: _whole(detector, items), batches, workers))
-    for results in found:
-        yield from results
+    work = partial(_whole, detector)
+    at_once = map(work, islice(batches, 1))  # the first result is waited for
+    yield from chain.from_iterable(chain(at_once, side_by_side(work, batches, workers)))
 
 
 def _whole(detector: Detector, items: list[_Loaded]) -> list[Result]:

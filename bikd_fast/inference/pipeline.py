@@ -95,6 +95,9 @@ def side_by_side(work: Callable[[Item], Made], items: Iterable[Item], workers: i
     A network on all cores waits for the slowest of them in every layer, and whatever else runs beside it (reading, drawing) makes
     one of them slow. Whole batches on a core each do not wait for each other.
     """
+    if workers == 1:
+        yield from map(work, items)
+        return
     threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(workers, "work", torch.set_num_threads, (max(1, threads // workers),))
     waiting: deque[Future[Made]] = deque()

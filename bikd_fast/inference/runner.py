@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,12 @@ Levels = list[torch.Tensor]
 Look = Callable[[int, Levels, Levels, Levels], None]  # position of the batch's first picture; backbone, teacher, student
 
 
+def batches(pictures: torch.Tensor, device: torch.device, batch: int = BATCH) -> Iterator[torch.Tensor]:
+    """uint8 (N, 3, S, S) as networks read it: float32 in [0, 1] on ``device``, channels last, up to ``batch`` at a time."""
+    for start in range(0, len(pictures), batch):
+        yield pictures[start : start + batch].to(device).float().div_(255).contiguous(memory_format=torch.channels_last)
+
+
 @torch.inference_mode()
 def run(detector: Detector, pictures: torch.Tensor, batch: int = BATCH, look: Look | None = None) -> Outputs:
     """Every picture of a uint8 (N, 3, S, S) tensor through the detector, in float32: the numbers do not depend on the batch.
@@ -31,15 +37,12 @@ def run(detector: Detector, pictures: torch.Tensor, batch: int = BATCH, look: Lo
     Args:
         look: is shown the levels of every batch, all three as they are compared.
     """
-    device = detector.device
     maps, scores = [torch.empty(0, detector.image_size, detector.image_size)], [torch.empty(0)]
-    for start in range(0, len(pictures), batch):
-        x = pictures[start : start + batch].to(device).float().div_(255)
-        x = x.contiguous(memory_format=torch.channels_last)
+    for number, x in enumerate(batches(pictures, detector.device, batch)):
         frozen = detector.backbone(x)
         teacher, student = detector.compared(x, frozen)
         if look is not None:
-            look(start, detector.student.targets(frozen), teacher, student)
+            look(number * batch, detector.student.targets(frozen), teacher, student)
         anomaly, score = detector.judge(teacher, student)
         maps.append(anomaly.cpu())
         scores.append(score.cpu())

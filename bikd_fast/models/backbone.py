@@ -69,6 +69,10 @@ class Backbone(nn.Module):
         """Stays in eval mode whatever is asked: its statistics are the teacher's knowledge."""
         return super().train(False)
 
+    def numbers(self, size: int) -> int:
+        """How many features a picture of ``size`` x ``size`` pixels has, all levels together."""
+        return sum(c * (size // s) ** 2 for c, s in zip(self.channels, self.strides))
+
     def normalise(self, pictures: torch.Tensor) -> torch.Tensor:
         """[0, 1] pictures to the scale that the backbone was trained on."""
         return (pictures - self.mean) / self.std

@@ -101,18 +101,21 @@ class Detector(nn.Module):
 
     def beside(self, teacher: Sequence[torch.Tensor], student: Sequence[torch.Tensor]) -> torch.Tensor | None:
         """What comes to the discrepancy, weighed: b * logits + c * distance (B, S, S), brought up together; None without either."""
-        weighed: list[torch.Tensor] = []
-        if self.head is not None:
-            weighed.append(self.mix[1] * self.head(teacher, student).float())
-        if self.mahalanobis is not None:
-            weighed.append(self.mix[2] * self.mahalanobis(teacher))
+        branches = zip(self.mix[1:3], self._branches(teacher, student))
+        weighed = [weight * coarse for weight, coarse in branches if coarse is not None]
         return self.brought_up(sum(weighed[1:], weighed[0])) if weighed else None
 
     def parts(self, teacher: Sequence[torch.Tensor], student: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
         """Discrepancy, logits and distance, each a map (B, S, S) by itself, or None: what :attr:`mix` weighs."""
-        logits = None if self.head is None else self.brought_up(self.head(teacher, student).float())
-        distance = None if self.mahalanobis is None else self.brought_up(self.mahalanobis(teacher))
-        return [self.discrepancy(teacher, student)[0], logits, distance]
+        branches = [None if coarse is None else self.brought_up(coarse) for coarse in self._branches(teacher, student)]
+        return [self.discrepancy(teacher, student)[0], *branches]
+
+    def _branches(self, teacher: Sequence[torch.Tensor], student: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
+        """Logits and distance (B, h, w) at the finest level's positions, None for what the detector lacks."""
+        return [
+            None if self.head is None else self.head(teacher, student).float(),
+            None if self.mahalanobis is None else self.mahalanobis(teacher),
+        ]
 
     def brought_up(self, coarse: torch.Tensor) -> torch.Tensor:
         """(B, h, w) at the finest level's positions -> (B, S, S), upsampled and blurred as the discrepancy is."""

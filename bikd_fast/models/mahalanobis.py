@@ -57,7 +57,7 @@ class Mahalanobis(nn.Module):
 
     def _whitened(self, k: int, level: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B, H, W): root mean square of the whitened channels."""
-        x = F.avg_pool2d(level.float(), WINDOW, 1, WINDOW // 2) - self.get_buffer(f"mean_{k}").view(-1, 1, 1)
+        x = _averaged(level) - self.get_buffer(f"mean_{k}").view(-1, 1, 1)
         x = F.conv2d(x, self.get_buffer(f"whitening_{k}")[:, :, None, None])
         return (x.square().mean(1) + 1e-12).sqrt()
 
@@ -69,7 +69,7 @@ class Mahalanobis(nn.Module):
         positions = [0] * self.count
         for levels in batches():
             for k, level in enumerate(levels):
-                rows = F.avg_pool2d(level.float(), WINDOW, 1, WINDOW // 2).permute(0, 2, 3, 1).flatten(0, 2).double()
+                rows = _averaged(level).permute(0, 2, 3, 1).flatten(0, 2).double()
                 positions[k] += len(rows)
                 sums[k] = [sums[k][0] + rows.sum(0), sums[k][1] + rows.T @ rows]
         for k, ((first, second), count) in enumerate(zip(sums, positions)):
@@ -85,6 +85,10 @@ class Mahalanobis(nn.Module):
         for k, total in enumerate(totals):
             expected = (total + TRUST * total.mean() / seen) / (seen + TRUST)
             self.get_buffer(f"expected_{k}").copy_(expected.clamp(min=1e-6))
+
+
+def _averaged(level: torch.Tensor) -> torch.Tensor:
+    return F.avg_pool2d(level.float(), WINDOW, 1, WINDOW // 2)
 
 
 def whitening(covariance: torch.Tensor, count: float) -> torch.Tensor:

@@ -134,5 +134,3 @@ def _own(config: RunConfig, name: str, group: Sequence[Category], labels: str, a
     pictures, samples, _ = load_images(samples, size, on_bad_image=config.data.on_bad_image)
     masks = [fit(torch.from_numpy(m)[None].expand(3, -1, -1).float(), size)[0].numpy() >= 0.5 for m in load_masks(samples)]
     return labelled(pictures, masks, [s.kind for s in samples], apart)
-
-

@@ -1,5 +1,6 @@
 """The simulator: pictures in, corrupted pictures, their labels and a harmlessly noisy copy out."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -51,6 +52,7 @@ class Simulator:
     textures: (K, 3, S, S) uint8 foreign pictures. All on the device where batches will be.
     count: of a set too large to be held; then pool holds some of its pictures, those at foreground.evenly(count), and every call
     brings the foreign pictures it needs, those at foreign_rows(index, keys, count). What comes out is the same.
+    estimate: what finds the masks of a pool that is held.
     Raises ValueError for tensors that do not fit.
     """
 
@@ -63,6 +65,7 @@ class Simulator:
         foreground: Tensor | None = None,
         textures: Tensor | None = None,
         count: int | None = None,
+        estimate: Callable[[Tensor], Tensor | None] = estimate_foreground,
     ) -> None:
         for name, x in (("pool", pool), ("textures", textures)):
             if x is not None and (x.dim() != 4 or x.dtype != torch.uint8 or x.shape[1:] != (3, x.shape[2], x.shape[2])):
@@ -83,7 +86,7 @@ class Simulator:
         if not config.foreground:
             foreground = None
         elif foreground is None and count is None:
-            foreground = estimate_foreground(pool)
+            foreground = estimate(pool)
         self.foreground = foreground
         self.each_time = count is not None and config.foreground and believed(pool)  # masks are found batch by batch
         self._object_grids = None if foreground is None else object_grids(foreground)

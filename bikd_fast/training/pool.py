@@ -84,9 +84,7 @@ class Pool:
         return [f[where] for f in self.features]
 
     def _fits(self) -> bool:
-        side = self.pictures.shape[-1]
-        numbers = sum(c * (side // s) ** 2 for c, s in zip(self.backbone.channels, self.backbone.strides))
-        needed = numbers * len(self) * torch.finfo(self.dtype).bits // 8
+        needed = self.backbone.numbers(self.pictures.shape[-1]) * len(self) * torch.finfo(self.dtype).bits // 8
         free = torch.cuda.mem_get_info()[0] if self.device.type == "cuda" else psutil.virtual_memory().available
         sharing = 1 if self.device.type == "cuda" else local_size()
         return needed <= FEATURE_SHARE * free / sharing

@@ -9,13 +9,12 @@ from pathlib import Path
 import torch
 
 from bikd_fast.config import RunConfig
+from bikd_fast.inference.runner import BATCH, batches
 from bikd_fast.models.detector import Detector
 from bikd_fast.models.memory import CAPACITY, Memory
 from bikd_fast.training.distributed import Ranks
 from bikd_fast.training.log import peak_megabytes
 from bikd_fast.training.mirrors import natural_copies, with_copies
-
-BATCH = 8
 
 
 @torch.no_grad()
@@ -37,11 +36,10 @@ def remember(config: RunConfig, pictures: torch.Tensor, ranks: Ranks, folder: Pa
     each = (config.data.image_size // memory.stride) ** 2
     chosen = torch.randperm(len(pictures) * each, generator=torch.Generator().manual_seed(config.seed))[:CAPACITY].sort().values
     rows, total, squares = [], torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-    for start in range(0, len(pictures), BATCH):
-        x = pictures[start : start + BATCH].to(ranks.device).float().div_(255)
-        seen = memory.gather(detector.backbone(x.contiguous(memory_format=torch.channels_last))).flatten(0, 2).cpu()
+    for number, x in enumerate(batches(pictures, ranks.device)):
+        seen = memory.gather(detector.backbone(x)).flatten(0, 2).cpu()
         total, squares = total + seen.double().sum(0), squares + seen.double().square().sum(0)
-        first = start * each
+        first = number * BATCH * each
         rows.append(seen[chosen[(chosen >= first) & (chosen < first + len(seen))] - first])
     count = len(pictures) * each
     mean = total / count

@@ -76,7 +76,11 @@ class Trainer:
         if config.data.copies:
             pictures, names = self._with_copies(pictures, names, kept)
         self.pool = Pool(pictures, self.detector.backbone, ranks.device, self.dtype, kept=kept)
-        self.simulator = self._simulator(textures, kept)
+        whole = None if self.pool.stream is None else len(self.pool)
+        self.simulator = Simulator(
+            config.simulation, self.pool.pictures, None, textures, whole,
+            lambda pool: kept(lambda: estimate_foreground(pool), "foreground", pool),
+        )  # fmt: skip
         self.sampler = Sampler(len(pictures), training.batch_size, config.seed, ranks.rank, ranks.world, training.accumulation)
         self.engine = self._engine()
         self.bad = BadSteps(ranks, names, training.max_bad_steps, engines.take_over_clipping(self.engine))
@@ -100,13 +104,6 @@ class Trainer:
             print(f"  copies that the pictures themselves show to be natural: {', '.join(found)}", file=sys.stderr)
         more = pictures.with_copies(found) if isinstance(pictures, Stream) else with_copies(pictures, found)
         return more, names * (1 + len(found))
-
-    def _simulator(self, textures: torch.Tensor | None, kept: Kept) -> Simulator:
-        config, pictures = self.config.simulation, self.pool.pictures
-        if self.pool.stream is not None:
-            return Simulator(config, pictures, None, textures, len(self.pool))
-        found = kept(lambda: estimate_foreground(pictures), "foreground", pictures) if config.foreground else None
-        return Simulator(replace(config, foreground=found is not None), pictures, found, textures)
 
     def _engine(self):
         module = Distillation(self.detector.adapter, self.detector.student, self.config.objective, self.detector.head)
