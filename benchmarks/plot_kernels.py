@@ -2,7 +2,8 @@
 
     python benchmarks/plot_kernels.py [--csv benchmarks/results/kernels.csv] [--out benchmarks/results]
 
-Of rows that repeat a case and provider the last one counts. A bar is the median, its whisker the 20th to 80th
+Of an operator and device only the rows of the commit that was measured last count, and of those that repeat a case and provider the
+last one: times of different code do not stand side by side. A bar is the median, its whisker the 20th to 80th
 percentile, the number the time as a multiple of ours; a provider whose check failed has a name and no bar.
 """
 
@@ -27,9 +28,12 @@ ORDER = ["copy", "ours", "compile value_and_grad", "compile", "eager autocast", 
 
 
 def latest(rows: list[Row]) -> dict[tuple[str, str], dict[str, dict[str, Row]]]:
-    """(operator, device) -> case -> provider -> its last row."""
+    """(operator, device) -> case -> provider -> its last row, of the commit that was measured last."""
+    commits = {(row["op"], row["device"]): row["commit"] for row in rows}
     found: dict[tuple[str, str], dict[str, dict[str, Row]]] = {}
     for row in rows:
+        if row["commit"] != commits[row["op"], row["device"]]:
+            continue
         case = f"{row['shape']}, batch {row['batch']}, {row['dtype']}, {row['layout'].upper()}"
         found.setdefault((row["op"], row["device"]), {}).setdefault(case, {})[row["provider"]] = row
     return found

@@ -122,7 +122,7 @@ class TrainingConfig:
         log_every: steps between two log lines.
         checkpoint_seconds: time between two checkpoints; 0 writes none but on SIGTERM.
         keep_checkpoints: how many are kept.
-        compile: torch.compile the student (worth its minute on long runs).
+        compile: torch.compile the student. Measured on a CPU only, where it was slower (benchmarks/results/compiled.csv).
         max_bad_steps: steps in a row with a loss that is not finite before the run stops.
         scale_rates: how both peak rates grow with the batch, relative to ``base_batch``: not at all, with it, or with its root.
         base_batch: the batch that lr_student and lr_teacher are meant for.
