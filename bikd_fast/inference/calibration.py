@@ -17,6 +17,7 @@ from bikd_fast.simulation.foreground import evenly
 Levels = list[torch.Tensor]
 MEASURED = 256  # training pictures that the Mahalanobis distance is fitted to, at most
 HELD = 2**28  # bytes of their features that are held instead of being computed a second time
+SHARES = (1.0, 1.0, 1.5)  # of discrepancy, logits and distance in the map, relative to each other
 
 
 def levels_of(detector: Detector, pictures: torch.Tensor) -> Iterator[tuple[Levels, Levels]]:
@@ -60,19 +61,19 @@ def channel_weights(detector: Detector, pictures: torch.Tensor) -> list[torch.Te
 
 @torch.inference_mode()
 def mix(detector: Detector, pictures: torch.Tensor) -> tuple[float, ...]:
-    """(a, b, c, d) of :attr:`Detector.mix`: brings the parts of the map to one scale on good pictures, equal shares that sum to 1.
+    """(a, b, c, d) of :attr:`Detector.mix`: brings the parts of the map to one scale on good pictures, in shares of :data:`SHARES`.
 
     Each part is shifted by its median over all good pixels and divided by how far a good picture's maximum stands above it:
-    on a good picture each of n parts then peaks at about 1 / n.
+    on a good picture each part then peaks at about its share.
     """
     seen: list[list[torch.Tensor]] = [[], [], []]
     for teacher, student in levels_of(detector, pictures):
         for maps, part in zip(seen, detector.parts(teacher, student)):
             if part is not None:
                 maps.append(part.cpu())
-    share = 1 / sum(bool(maps) for maps in seen)
+    whole = sum(share for share, maps in zip(SHARES, seen) if maps)
     scales, shift = [], 0.0
-    for maps in seen:
+    for share, maps in zip(SHARES, seen):
         if not maps:
             scales.append(0.0)
             continue
@@ -80,8 +81,8 @@ def mix(detector: Detector, pictures: torch.Tensor) -> tuple[float, ...]:
         maps.clear()  # thousands of held-out pictures have gigabytes of maps
         middle = together.median()
         reach = (together.amax((1, 2)).mean() - middle).clamp(min=1e-6)
-        scales.append(share / reach.item())
-        shift -= (share * middle / reach).item()
+        scales.append((share / whole / reach).item())
+        shift -= (share / whole * middle / reach).item()
     return (*scales, shift)
 
 
@@ -102,7 +103,7 @@ def measure_good(detector: Detector, pictures: torch.Tensor) -> None:
             yield detector.adapter.adapt(frozen) if detector.adapter is not None else frozen
 
     held = list(teacher()) if 4 * detector.backbone.numbers(detector.image_size) * len(some) <= HELD else None
-    detector.mahalanobis.fit(teacher if held is None else lambda: held)
+    detector.mahalanobis.fit(teacher if held is None else lambda: held, len(some))
 
 
 def weigh(detector: Detector, pictures: torch.Tensor) -> bool:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bikd_fast.inference.prediction import Prediction
 
 FILE_NAME = "detector.safetensors"
-FORMAT = 2
+FORMAT = 3
 
 
 class DetectorError(UserError):

@@ -6,8 +6,9 @@ from tiny_detector import make_detector
 
 from bikd_fast.inference import calibration
 from bikd_fast.inference.calibration import calibrate, measure_good
+from bikd_fast.models import mahalanobis
 from bikd_fast.models.detector import Detector
-from bikd_fast.models.mahalanobis import Mahalanobis, whitening
+from bikd_fast.models.mahalanobis import Mahalanobis, clusters, whitening
 
 
 def covariance(channels, seed=0):
@@ -36,6 +37,50 @@ def test_a_channel_that_never_varies_does_not_decide():
     assert whitening(known, 1e6)[2, 2] < 50
 
 
+def two_kinds(count, seed):
+    """(2 count, 2): two far kinds of positions, each scattered along its own line, the lines parallel."""
+    draw = torch.Generator().manual_seed(seed)
+    along = torch.randn(2 * count, 1, generator=draw) * torch.tensor([1.0, 1.0])
+    kind = torch.arange(2 * count).remainder(2).mul(20.0).sub(10).unsqueeze(1) * torch.tensor([1.0, -1.0])
+    return along + kind + 0.1 * torch.randn(2 * count, 2, generator=draw)
+
+
+def test_clusters_are_found_and_the_scatter_is_what_is_left_within_them(monkeypatch):
+    monkeypatch.setattr(mahalanobis, "CENTRES", 2)
+    rows = two_kinds(2000, 0)
+    mean, whiten, centres = clusters(rows, 1)
+    assert centres.shape == (2, 2)
+    back = torch.linalg.solve(whiten, centres.T).T + mean
+    torch.testing.assert_close(back[back[:, 0].argsort()], torch.tensor([[-10.0, 10.0], [10.0, -10.0]]), rtol=0, atol=0.2)
+    between, beside = (((torch.tensor(x) - mean) @ whiten.T - centres).norm(dim=1).amin() for x in ([0.0, 0.0], [10.5, -9.5]))
+    assert between > 50 and beside < 1  # the place between the kinds, which one Gaussian would call the most normal of all
+
+
+def test_a_cluster_that_lost_its_members_is_left_out(monkeypatch):
+    monkeypatch.setattr(mahalanobis, "LEAST_MEMBERS", 10)
+    rows = torch.arange(3.0).repeat(40)[:, None] * torch.ones(1, 2)  # three places, and twelve clusters asked for
+    _, whiten, centres = clusters(rows, 1)
+    assert 2 <= len(centres) <= 12
+    assert whiten.isfinite().all() and centres.isfinite().all()
+
+
+def test_few_positions_have_one_gaussian():
+    rows = torch.randn(2 * mahalanobis.LEAST_MEMBERS - 1, 3, generator=torch.Generator().manual_seed(0))
+    mean, whiten, centres = clusters(rows, 1)
+    assert torch.equal(centres, torch.zeros(1, 3))
+    assert torch.equal(mean, rows.mean(0))
+    assert ((rows - mean) @ whiten.T).square().mean() == pytest.approx(1, rel=0.1)
+
+
+def test_positions_are_drawn_from_all_pictures_and_no_more_than_wanted(monkeypatch):
+    monkeypatch.setattr(mahalanobis, "POSITIONS", 100)
+    module = Mahalanobis([1, 1], [(16, 16), (8, 8)])
+    levels = [torch.arange(10.0).view(-1, 1, 1, 1).expand(-1, 1, side, side) for side in (16, 8)]
+    found = module._some_positions([[level[:7] for level in levels], [level[7:] for level in levels]], 10)
+    assert [rows.shape for rows in found] == [(100, 1), (100, 1)]
+    assert all(len(rows.round().unique()) == 10 for rows in found)
+
+
 def smooth_levels(count, seed):
     """Two channels that move together, and a level of one that does not: (count, 2, 16, 16) and (count, 1, 8, 8)."""
     draw = torch.Generator().manual_seed(seed)
@@ -48,7 +93,7 @@ def smooth_levels(count, seed):
 def fitted():
     module = Mahalanobis([2, 1], [(16, 16), (8, 8)])
     batches = [smooth_levels(20, 0), smooth_levels(20, 1)]
-    module.fit(lambda: batches)
+    module.fit(lambda: batches, 40)
     return module
 
 
@@ -74,9 +119,9 @@ def test_borders_that_always_differ_are_not_far():
         return [x]
 
     module = Mahalanobis([3], [(16, 16)])
-    module.fit(lambda: [levels(0)])
-    raw = module._whitened(0, levels(1)[0]).mean(0)
-    assert raw[0].mean() > 2 * raw[4:].mean()  # there is something to mend
+    module.fit(lambda: [levels(0)], 30)
+    raw = module._distance(0, levels(1)[0]).mean(0)
+    assert raw[0].mean() > 1.5 * raw[4:].mean()  # there is something to mend
     distance = module(levels(1)).mean(0)
     assert distance[0].mean() == pytest.approx(distance[4:].mean().item(), rel=0.15)
 
@@ -85,27 +130,29 @@ def test_batches_do_not_matter():
     whole = smooth_levels(40, 5)
     parts = [[level[i : i + 7] for level in whole] for i in range(0, 40, 7)]
     one, other = Mahalanobis([2, 1], [(16, 16), (8, 8)]), Mahalanobis([2, 1], [(16, 16), (8, 8)])
-    one.fit(lambda: [whole])
-    other.fit(lambda: parts)
+    one.fit(lambda: [whole], 40)
+    other.fit(lambda: parts, 40)
     for name, value in one.named_buffers():
         torch.testing.assert_close(value, dict(other.named_buffers())[name], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("model", [{}, {"head": False}, {"mahalanobis": False}, {"head": False, "mahalanobis": False}])
-def test_parts_have_equal_shares_and_travel_with_the_detector(model, tmp_path):
+def test_parts_have_their_shares_and_travel_with_the_detector(model, tmp_path):
     detector = make_detector(teacher="test_efficientnet", **model)
     pictures = (torch.rand(12, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
     measure_good(detector, pictures[:8])
     calibrate(detector, pictures[8:])
     maps, scores = detector(pictures[8:].float() / 255)
     features = detector.features(pictures[8:].float() / 255)
-    there = [(weight, part) for weight, part in zip(detector.mix, detector.parts(*features)) if part is not None]
+    parts = zip(calibration.SHARES, detector.mix, detector.parts(*features))
+    there = [(share, weight, part) for share, weight, part in parts if part is not None]
+    whole = sum(share for share, _, _ in there)
     assert len(there) == 3 - sum(not on for on in model.values())
-    torch.testing.assert_close(maps, sum(w * part for w, part in there) + detector.mix[3], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(maps, sum(w * part for _, w, part in there) + detector.mix[3], rtol=1e-4, atol=1e-4)
     if len(there) > 1:
-        for weight, part in there:
+        for share, weight, part in there:
             above = part.amax((1, 2)).mean() - part.median()
-            assert weight * above.item() == pytest.approx(1 / len(there), rel=1e-3)
+            assert weight * above.item() == pytest.approx(share / whole, rel=1e-3)
     detector.save(tmp_path / "detector.safetensors")
     again = Detector.load(tmp_path / "detector.safetensors")
     assert torch.equal(again(pictures.float() / 255)[1][8:], scores)
