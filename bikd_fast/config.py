@@ -58,7 +58,7 @@ class ModelConfig:
         adapter: whether the teacher learns (T = E (1 + bound tanh G)); off is a frozen teacher.
         bound: r, the largest relative change of a teacher feature.
         head: train the segmentation head on simulated defects and add its map to the discrepancy's.
-        mahalanobis: add the distance of the teacher's features to a Gaussian of good ones, measured after training.
+        mahalanobis: add the distance of the teacher's features to the nearest cluster of good ones, measured after training.
         shared: one detector for all categories instead of one each.
     """
 
