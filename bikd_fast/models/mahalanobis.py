@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from bikd_fast.models.positions import Drawn
+
 Levels = Sequence[torch.Tensor]
 CENTRES = 256  # of the clusters: a level's scatter is no single Gaussian (joint and stone, blade and gap)
 POSITIONS = 16_384  # a level that clusters and covariance are measured on, at most
@@ -98,17 +100,13 @@ class Mahalanobis(nn.Module):
     def _some_positions(self, batches: Iterable[Levels], pictures: int) -> list[torch.Tensor]:
         """Averaged features (n, C) of each level at up to :data:`POSITIONS` random positions; on the CPU, for one order of sums."""
         found: list[list[torch.Tensor]] = [[] for _ in range(self.count)]
-        chosen: list[torch.Tensor] = []
-        seen = [0] * self.count
+        drawn: list[Drawn] = []
         for levels in batches:
             for k, level in enumerate(levels):
+                if len(drawn) == k:
+                    drawn.append(Drawn(pictures * level.shape[-2] * level.shape[-1], POSITIONS, k))
                 rows = _averaged(level, self.windows[k]).permute(0, 2, 3, 1).flatten(0, 2)
-                if len(chosen) == k:
-                    every = pictures * level.shape[-2] * level.shape[-1]
-                    chosen.append(torch.randperm(every, generator=torch.Generator().manual_seed(k))[:POSITIONS].sort().values)
-                here = chosen[k][(chosen[k] >= seen[k]) & (chosen[k] < seen[k] + len(rows))] - seen[k]
-                found[k].append(rows[here.to(rows.device)].cpu())
-                seen[k] += len(rows)
+                found[k].append(drawn[k].of(rows).cpu())
         return [torch.cat(rows) for rows in found]
 
 
@@ -120,7 +118,8 @@ def clusters(rows: torch.Tensor, window: int) -> tuple[torch.Tensor, torch.Tenso
     """
     mean = rows.mean(0)
     rows = (rows - mean).double()
-    whiten = whitening(rows.T @ rows / len(rows), len(rows) / window**2)
+    products = rows.T @ rows
+    whiten = whitening(products / len(rows), len(rows) / window**2)
     count = min(CENTRES, len(rows) // LEAST_MEMBERS)
     if count < 2:
         return mean, whiten.float(), torch.zeros(1, rows.shape[1])
@@ -129,7 +128,7 @@ def clusters(rows: torch.Tensor, window: int) -> tuple[torch.Tensor, torch.Tenso
         nearest = _kmeans((rows @ whiten.T).float(), first)
         members = torch.bincount(nearest, minlength=count).double().unsqueeze(1)
         centres = torch.zeros(count, rows.shape[1], dtype=rows.dtype).index_add_(0, nearest, rows) / members.clamp(min=1)
-        within = (rows.T @ rows - (members * centres).T @ centres) / len(rows)
+        within = (products - (members * centres).T @ centres) / len(rows)
         whiten = whitening(within, len(rows) / window**2)
     centres = centres[members.squeeze(1) > 0]
     return mean, whiten.float(), (centres @ whiten.T).float()

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 
 from bikd_fast.config import RunConfig
-from bikd_fast.inference.runner import BATCH, batches
+from bikd_fast.inference.runner import batches
 from bikd_fast.models.detector import Detector
 from bikd_fast.models.memory import CAPACITY, Memory
+from bikd_fast.models.positions import Drawn
 from bikd_fast.training.distributed import Ranks
 from bikd_fast.training.log import peak_megabytes
 from bikd_fast.training.mirrors import natural_copies, with_copies
@@ -34,20 +35,19 @@ def remember(config: RunConfig, pictures: torch.Tensor, ranks: Ranks, folder: Pa
         found = natural_copies(pictures.to(ranks.device), detector.backbone)
         pictures = with_copies(pictures, found)
     each = (config.data.image_size // memory.stride) ** 2
-    chosen = torch.randperm(len(pictures) * each, generator=torch.Generator().manual_seed(config.seed))[:CAPACITY].sort().values
+    drawn = Drawn(len(pictures) * each, CAPACITY, config.seed)
     rows, total, squares = [], torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-    for number, x in enumerate(batches(pictures, ranks.device)):
+    for x in batches(pictures, ranks.device):
         seen = memory.gather(detector.backbone(x)).flatten(0, 2).cpu()
         total, squares = total + seen.double().sum(0), squares + seen.double().square().sum(0)
-        first = number * BATCH * each
-        rows.append(seen[chosen[(chosen >= first) & (chosen < first + len(seen))] - first])
+        rows.append(drawn.of(seen))
     count = len(pictures) * each
     mean = total / count
     deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
     device = ranks.device
     memory.remember(torch.cat(rows).to(device), mean.float().to(device), deviation.float().to(device))
     if ranks.first:
-        line = {"step": 1, "phase": "remember", "pictures": len(pictures), "positions": len(chosen)}
+        line = {"step": 1, "phase": "remember", "pictures": len(pictures), "positions": len(drawn.chosen)}
         (folder / "log.jsonl").write_text(json.dumps(line | {"peak_memory_mb": peak_megabytes(ranks)}) + "\n")
-        print(f"  remembered {len(chosen)} positions of {len(pictures)} pictures", file=sys.stderr, flush=True)
+        print(f"  remembered {len(drawn.chosen)} positions of {len(pictures)} pictures", file=sys.stderr, flush=True)
     return detector

@@ -112,7 +112,9 @@ def test_a_small_change_against_the_scatter_is_far_and_a_large_one_along_it_is_n
     assert fitted(along)[0, 5:8, 5:8].mean() < base + 2
 
 
-def test_borders_that_always_differ_are_not_far():
+def test_borders_that_always_differ_are_not_far(monkeypatch):
+    monkeypatch.setattr(mahalanobis, "CENTRES", 1)  # a cluster of their own would mend part of it
+
     def levels(seed):
         x = torch.randn(30, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
         x[:, :, 0] += 8  # as padding makes it
@@ -121,7 +123,7 @@ def test_borders_that_always_differ_are_not_far():
     module = Mahalanobis([3], [(16, 16)])
     module.fit(lambda: [levels(0)], 30)
     raw = module._distance(0, levels(1)[0]).mean(0)
-    assert raw[0].mean() > 1.5 * raw[4:].mean()  # there is something to mend
+    assert raw[0].mean() > 2 * raw[4:].mean()  # there is something to mend
     distance = module(levels(1)).mean(0)
     assert distance[0].mean() == pytest.approx(distance[4:].mean().item(), rel=0.15)
 
