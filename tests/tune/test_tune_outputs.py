@@ -23,7 +23,7 @@ OWN = first_points(SPACE, BASE, [])[0]
 
 def result(rung, score, **more):
     maps = vars(MapConfig()) | {"sigma": 6.0 if rung == 3 else 4.0}
-    metrics = {"brick": {"image_auroc": score, "aupro": score}}
+    metrics = {"brick": {"image_auroc": score, "pixel_auroc": score, "aupro": score}}
     common = {"rungs": 3, "map": maps, "metrics": metrics, "score_own_map": score - 0.01, "finished": rung == 3}
     return common | {"rung": rung, "score": score, "training_seconds": 10.0 * rung, "mixed": False} | more
 
