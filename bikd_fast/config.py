@@ -25,9 +25,9 @@ class DataConfig:
         textures: folder of foreign pictures (DTD, say) whose content simulated defects may take; none by default.
         copies: learn from mirrored and turned copies as well, where the training set itself shows that they are natural.
         holdout: share of the training pictures kept back for the threshold and the level weights; 2,048 pictures at most.
-        cache_gb: memory the training pictures of one detector may take, in GB, all ranks of a machine together; larger sets are
-            read while training, through a file that fills as it goes. 0 is a quarter of the machine's memory.
-        cache_dir: folder of that file, best on a disk of each machine's own; default the user's cache folder.
+        cache_gb: memory the pictures of one detector may take, in GB, all ranks of a machine together; larger sets are read while
+            training, through a file that fills as it goes, and measured from files. 0 is a quarter of the machine's memory.
+        cache_dir: folder of those files, best on a disk of each machine's own; default the user's cache folder.
     """
 
     format: Literal["textures", "mvtec", "visa", "btad", "folder", "shards"] = "textures"

@@ -63,6 +63,21 @@ def identity(samples: Sequence[Sample], most: int = 256 * 2**20) -> str:
     return digest.hexdigest()[:24]
 
 
+def scratch(folder: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Float32 of that shape in an unnamed file in ``folder``; gone with the array, and with the process.
+
+    Raises DataError if the folder can't be written or lacks the space."""
+    bytes_needed = 4 * int(np.prod(shape))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            _reserve(file.fileno(), bytes_needed)
+            return np.memmap(file, np.float32, "r+", shape=shape)
+    except OSError as error:
+        what = f"{bytes_needed / 1e9:.1f} GB of maps can't be written ({error.strerror or error})"
+        raise DataError(f"{folder}: {what}. Name another folder.") from error
+
+
 def open_mapped(folder: Path, key: str, shape: tuple[int, ...]) -> tuple[np.ndarray, dict[int, str]] | None:
     """The stored pictures, uint8 of that shape, copy-on-write, and the reasons by index; None if not stored whole."""
     file, note = _names(folder, key)
@@ -100,14 +115,21 @@ def _write(folder: Path, key: str, shape: tuple[int, ...], fill: Callable[[np.nd
     with tempfile.TemporaryDirectory(prefix=f".pictures-{key}-", dir=folder) as place:
         draft, draft_note = Path(place) / file.name, Path(place) / note.name
         array = np.lib.format.open_memmap(draft, mode="w+", dtype=np.uint8, shape=shape)
-        if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and a killed process at the first write
-            with draft.open("r+b") as handle:
-                os.posix_fallocate(handle.fileno(), 0, draft.stat().st_size)
+        with draft.open("r+b") as handle:
+            _reserve(handle.fileno(), draft.stat().st_size)
         reasons = fill(array)
         array.flush()
         draft_note.write_text(json.dumps(reasons))
         draft_note.replace(note)  # first: whoever finds the pictures finds the note
         draft.replace(file)
+
+
+def _reserve(descriptor: int, count: int) -> None:
+    """Take the bytes now: a full disk is an error here, and a killed process at the first write."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, count)
+    else:
+        os.ftruncate(descriptor, count)
 
 
 def _names(folder: Path, key: str) -> tuple[Path, Path]:

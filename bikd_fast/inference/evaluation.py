@@ -16,6 +16,9 @@ from PIL import Image
 
 from bikd_fast.config import DataConfig
 from bikd_fast.data import Category, Sample, decode_image, has_masks, load_images, load_masks
+from bikd_fast.data.cache import scratch
+from bikd_fast.data.embedded import cache_folder
+from bikd_fast.data.room import allowed
 from bikd_fast.data.threads import default_threads
 from bikd_fast.inference.diagnostics import Gauge
 from bikd_fast.inference.heatmaps import heatmap_names, remove_others
@@ -27,6 +30,7 @@ from bikd_fast.models.detector import Detector
 from bikd_fast.report.overlay import draw_overlay, heat_range_of, thinned
 
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1max", "pixel_f1max_threshold", "aupro")
+BYTES = 7  # a pixel of a test picture: its three channels, and the map
 DISPLAY_SIDE = 128  # of the maps kept for looking at, in pixels
 
 
@@ -40,12 +44,18 @@ def evaluate_category(
     chosen), ``skipped`` (bad pictures) and, where there are masks, ``diagnostics`` of the test pictures
     (:meth:`bikd_fast.inference.diagnostics.Gauge.result`).
 
+    Pictures and maps that would take more memory than ``data`` allows lie in files in its cache folder meanwhile.
+
     Raises:
-        DataError: an unreadable test picture or mask, unless data.on_bad_image is ``skip``.
+        DataError: an unreadable test picture or mask, unless data.on_bad_image is ``skip``; no room in the cache folder.
     """
     mine = share.of(len(category.test))
     given = [category.test[i] for i in mine]
-    pictures, samples, skipped = load_images(given, detector.image_size, on_bad_image=data.on_bad_image)
+    side, kept_in = detector.image_size, Path(data.cache_dir).expanduser() if data.cache_dir else cache_folder()
+    held = len(category.test) * BYTES * side * side <= allowed(data.cache_gb)
+    pictures, samples, skipped = load_images(
+        given, side, data.on_bad_image, memory_limit=None if held else 0, cache_dir=kept_in
+    )
     bad = dict(skipped)
     kept = np.array([i for i, sample in zip(mine, given) if sample.path not in bad], np.int64)
     everything = share.collect(kept, kept)
@@ -53,7 +63,8 @@ def evaluate_category(
     measured = has_masks([category.test[i] for i in everything])
     masks = load_masks(samples) if measured else [np.zeros((1, 1), bool)] * len(samples)
     gauge = Gauge(detector, masks)
-    outputs = run(detector, pictures, look=gauge if measured else None)
+    maps = None if held or not samples else torch.from_numpy(scratch(kept_in, (len(samples), side, side)))
+    outputs = run(detector, pictures, look=gauge if measured else None, maps=maps)
     result = evaluate(
         list(outputs.maps.numpy()) if measured else [np.zeros((1, 1), np.float32)] * len(samples),
         masks,

@@ -31,19 +31,24 @@ def batches(pictures: torch.Tensor, device: torch.device, batch: int = BATCH) ->
 
 
 @torch.inference_mode()
-def run(detector: Detector, pictures: torch.Tensor, batch: int = BATCH, look: Look | None = None) -> Outputs:
+def run(
+    detector: Detector, pictures: torch.Tensor, batch: int = BATCH, look: Look | None = None, maps: torch.Tensor | None = None
+) -> Outputs:
     """Every picture of a uint8 (N, 3, S, S) tensor through the detector, in float32: the numbers do not depend on the batch.
 
     Args:
         look: is shown the levels of every batch, all three as they are compared.
+        maps: (N, S, S) float32 on the CPU to write into, where they are too many to hold; default new memory.
     """
-    maps, scores = [torch.empty(0, detector.image_size, detector.image_size)], [torch.empty(0)]
+    side = detector.image_size
+    maps = torch.empty(len(pictures), side, side) if maps is None else maps
+    scores = torch.empty(len(pictures))
     for number, x in enumerate(batches(pictures, detector.device, batch)):
         frozen = detector.backbone(x)
         teacher, student = detector.compared(x, frozen)
         if look is not None:
             look(number * batch, detector.student.targets(frozen), teacher, student)
         anomaly, score = detector.judge(teacher, student)
-        maps.append(anomaly.cpu())
-        scores.append(score.cpu())
-    return Outputs(torch.cat(maps), torch.cat(scores))
+        here = slice(number * batch, number * batch + len(x))
+        maps[here], scores[here] = anomaly.cpu(), score.cpu()
+    return Outputs(maps, scores)

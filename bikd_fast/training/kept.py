@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bikd_fast.training.streaming import memory
+from bikd_fast.data.room import memory
 
 SHARE = 0.125  # of a machine's memory, all its cores together, or of a GPU's
 Result = TypeVar("Result")

@@ -7,12 +7,11 @@ Nothing differs from pictures in memory but where they lie: the same steps come 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-import psutil
 import torch
 
 from bikd_fast.data.ahead import Ahead
+from bikd_fast.data.room import MEMORY_SHARE, allowed
 from bikd_fast.data.store import Store
 from bikd_fast.data.threads import default_threads
 from bikd_fast.simulation.content import foreign_rows
@@ -21,7 +20,6 @@ from bikd_fast.training.mirrors import COPIES
 from bikd_fast.training.place import local_size
 from bikd_fast.training.sampling import Sampler
 
-MEMORY_SHARE = 0.25  # of the machine's memory that the pictures of one detector may take, all ranks of the machine together
 COPIES_HELD = 6  # a set in memory is there as it was read, without the held-out ones, and with three mirrored copies
 
 
@@ -86,7 +84,7 @@ def in_memory(count: int, size: int, limit_gb: float, device: torch.device | Non
     """Whether ``count`` pictures of side ``size`` are to be held by every rank of this machine, and on ``device``.
 
     Args:
-        limit_gb: what they may take in all; 0 is :data:`MEMORY_SHARE` of the machine's memory. The same share of a GPU's memory
+        limit_gb: what they may take in all; 0 is :data:`MEMORY_SHARE` of the machine's memory. That share of a GPU's memory
             is always the bound there.
     """
     sharing, needed = local_size(), COPIES_HELD * count * 3 * size * size
@@ -94,13 +92,4 @@ def in_memory(count: int, size: int, limit_gb: float, device: torch.device | Non
         on_one = -(-sharing // torch.cuda.device_count())  # ranks
         if needed * on_one > MEMORY_SHARE * torch.cuda.get_device_properties(device).total_memory:
             return False
-    return needed * sharing <= (limit_gb * 1e9 if limit_gb else MEMORY_SHARE * memory())
-
-
-def memory() -> int:
-    """Bytes that this machine has, or that its container may use."""
-    whole = psutil.virtual_memory().total
-    try:
-        return min(whole, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (OSError, ValueError):  # no container, or no limit ("max")
-        return whole
+    return needed * sharing <= allowed(limit_gb)

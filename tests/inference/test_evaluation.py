@@ -1,5 +1,7 @@
 """Options of an evaluation that only one call in a hundred uses."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,8 @@ from tiny_detector import make_picture
 
 from bikd_fast import evaluate as command
 from bikd_fast.config import DataConfig
-from bikd_fast.data import Category, Sample
+from bikd_fast.data import Category, DataError, Sample
+from bikd_fast.data.cache import scratch
 from bikd_fast.inference.evaluation import evaluate_category
 
 
@@ -25,6 +28,8 @@ def category(tmp_path: Path) -> Category:
             mask[20:40, 30:60] = 255
             Image.fromarray(mask).save(tmp_path / f"{i}_mask.png")
         samples.append(Sample(path, tmp_path / f"{i}_mask.png" if i % 2 else None, i % 2, "red" if i % 2 else "good"))
+    for name in ("held", "large"):
+        (tmp_path / name).mkdir()
     return Category("stripes", [], samples)
 
 
@@ -42,3 +47,24 @@ def test_the_command_passes_it_on(monkeypatch):
     monkeypatch.setattr("bikd_fast.inference.run.evaluate_run", lambda run, **options: asked.update(options, run=run))
     assert command.main(["runs/x", "--aupimo", "--no-report"]) == 0
     assert asked == {"run": Path("runs/x"), "report": False, "aupimo": True}
+
+
+def test_a_test_set_larger_than_memory_is_measured_to_the_same_bit(detector, category, tmp_path):
+    cache = tmp_path / "cache"
+    held = evaluate_category(detector, category, DataConfig(), tmp_path / "held")
+    large = evaluate_category(detector, category, DataConfig(cache_gb=1e-6, cache_dir=str(cache)), tmp_path / "large")
+    assert large == held
+    assert [p.suffix for p in sorted(cache.glob("pictures-*"))] == [".json", ".npy"]  # the maps' file went with its array
+    for name in ("held", "large"):
+        assert (tmp_path / name / "predictions.npz").is_file()
+    one, two = (np.load(tmp_path / name / "predictions.npz") for name in ("held", "large"))
+    assert all(np.array_equal(one[key], two[key]) for key in one.files)
+
+
+def test_maps_without_room_are_one_clear_error(tmp_path, monkeypatch):
+    def full(descriptor: int, offset: int, count: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(DataError, match=r"cache: 4\.0 GB of maps can't be written \(No space left on device\)"):
+        scratch(tmp_path / "cache", (1000, 1000, 1000))

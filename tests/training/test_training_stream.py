@@ -88,7 +88,7 @@ def test_a_simulator_that_is_brought_its_pictures_makes_the_same_defects(objects
 
 
 def test_the_choice_goes_by_size(monkeypatch):
-    monkeypatch.setattr(streaming, "memory", lambda: 10**9)
+    monkeypatch.setattr("bikd_fast.data.room.memory", lambda: 10**9)
     assert in_memory(100, 64, 0) and not in_memory(10_000, 64, 0)
     assert in_memory(10_000, 64, 10) and not in_memory(100, 64, 1e-6)
     monkeypatch.setenv("LOCAL_SIZE", "8")  # every rank holds its own
