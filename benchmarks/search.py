@@ -90,8 +90,8 @@ def ranking(folder: Path, settings: int, passed: Sequence[str], record: bool = T
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     own, gpus, at_once = cluster.shares(cluster.connect(None, None), None, 1)
-    job = {"base": base, "grid": {}, "order": 0, "most": 0, "whole": True, "labels": None, "test": True, "latency": False}
-    job |= {"work": str(folder / "files"), "ranks": 1, "gpus": gpus}
+    job = {"base": base, "grid": {}, "order": 0, "most": 0, "whole": True, "parts": 0, "labels": None, "test": True}
+    job |= {"latency": False, "work": str(folder / "files"), "ranks": 1, "gpus": gpus}
     trainable = tune.with_resources(tune.with_parameters(Worker, job=job), own)
     _fixed(trainable, str(folder / "ray"), "ranking", folder / "results.jsonl", points[:settings], at_once, reuse=True)
     rows = [row.result for row in read_rows(folder / "results.jsonl") if row.status == "finished"]

@@ -19,7 +19,7 @@ from bikd_fast.search.worker import METRIC, Worker, resource
 from tune import cluster
 from tune import space as spaces
 from tune.records import Recorder, Row, best_of, best_values, read_rows
-from tune.schedule import scheduler, searcher
+from tune.schedule import PARTS, scheduler, searcher
 from tune.state import GAIN, NEW_SEED, RESULTS, Options, kept, read_settings, remember
 
 RETRIES = 3  # of a trial whose worker was lost; a trial that fails by itself is not tried again
@@ -37,9 +37,10 @@ def search(options: Options, base: dict[str, Any], resumed: bool) -> bool:
     began, found = time.time(), cluster.connect(options.address, options.gpus_per_trial)
     own, gpus, at_once = cluster.shares(found, options.gpus_per_trial, options.ranks_per_trial)
     config = apply(base, {})
-    plan = rungs(names_of(config), config.training.steps, config.seed, options.categories)
+    parts = PARTS if options.scheduler == "pbt" else 0
+    plan = rungs(names_of(config), config.training.steps, config.seed, options.categories, parts=parts)
     storage, name = _place(options, folder, "trials")
-    job = _job(options, base, storage, name, gpus, grid=maps, order=config.seed, most=options.categories)
+    job = _job(options, base, storage, name, gpus, grid=maps, order=config.seed, most=options.categories, parts=parts)
     record = folder / RESULTS
     try:
         trainable = tune.with_resources(tune.with_parameters(Worker, job=job), own)
@@ -49,7 +50,7 @@ def search(options: Options, base: dict[str, Any], resumed: bool) -> bool:
             name,
             record,
             lambda: tune.TuneConfig(
-                search_alg=searcher(options.searcher, space, first, config.seed, options.latency, at_once),
+                search_alg=searcher(options.searcher, space, first, config.seed, options.latency, 0 if parts else at_once),
                 scheduler=scheduler(options.scheduler, space, resource(len(plan)), record, first[0]),
                 num_samples=options.trials,
                 reuse_actors=options.ranks_per_trial == 1,
@@ -165,6 +166,7 @@ def _job(options: Options, base: Mapping[str, Any], storage: str, name: str, gpu
         "order": 0,
         "most": 0,
         "whole": False,
+        "parts": 0,
         "labels": options.validation,
         "test": False,
         "latency": options.latency,

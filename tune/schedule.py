@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter
 
 from bikd_fast.search.worker import FACTOR, METRIC, RESOURCE, resource
 from tune.records import read_rows
-from tune.space import Space, to_ray
+from tune.space import Choice, Range, Space, to_ray
+
+PARTS = 5  # of a population's schedule: after each but the last the worst take over from the best
 
 
 class Asha(ASHAScheduler):
@@ -44,18 +47,36 @@ def scheduler(kind: str, space: Space, top: int, record: Path, own: dict[str, An
     """``asha`` or ``pbt``; ``own``: the job's own settings, which are tried first."""
     if kind == "asha":
         return Asha(top, record, own)
+    drawn = {key: entry for key, entry in space.items() if not key.startswith("model.")}  # the networks stay what they are
+    samplers = to_ray(drawn)
     return PopulationBasedTraining(
         time_attr="rung",
         metric=METRIC,
         mode="max",
         perturbation_interval=1,
-        hyperparam_mutations={key: value for key, value in to_ray(space).items() if not key.startswith("model.")},
+        # Ray multiplies what it changes, and would multiply the values of a choice unless they are a list
+        hyperparam_mutations={
+            key: list(entry.values) if isinstance(entry, Choice) else samplers[key] for key, entry in drawn.items()
+        },
+        custom_explore_fn=partial(clipped, space),
         synch=False,
     )
 
 
+def clipped(space: Space, values: dict[str, Any]) -> dict[str, Any]:
+    """Numbers back into their ranges: Ray's steps of a fifth leave them."""
+    found = dict(values)
+    for key, entry in space.items():
+        if isinstance(entry, Range):
+            found[key] = min(max(found[key], entry.low), entry.high)
+    return found
+
+
 def searcher(kind: str, space: Space, first: list[dict[str, Any]], seed: int, latency: bool, at_once: int) -> Any:
     """``random`` or ``optuna`` (TPE; two objectives where latency counts).
+
+    Args:
+        at_once: trials begun and not ended; 0 begins all, which then share the machine's time: a population.
 
     Raises:
         ImportError: optuna is not installed.

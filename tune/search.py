@@ -69,6 +69,8 @@ def parse(words: Sequence[str]) -> tuple[Options, dict[str, Any], bool]:
         raise ConfigError("trials and ranks-per-trial must be at least 1, gain-seeds at least 0.")
     if options.latency and options.searcher != "optuna":
         raise ConfigError("latency: two objectives need --searcher optuna.")
+    if options.scheduler == "pbt" and (options.searcher != "random" or options.ranks_per_trial > 1):
+        raise ConfigError("scheduler: pbt changes settings by itself, in one process a trial; no --searcher, no --ranks-per-trial.")
     if (options.objective == "labelled") != (options.validation is not None):
         raise ConfigError("objective: labelled and --validation DIR (your labelled pictures) belong together.")
     config = absolute(replace(parse_run(run_parser("tune/search.py", ""), rest), output=None, resume="auto"))

@@ -3,7 +3,8 @@
 A rung is a list of (category, steps): what has to be trained, in all, before the trial is judged. All rungs are parts of one and
 the same training with one and the same schedule: the first goes half way through it in one category, the second finishes that
 category, the last finishes several or all. A trial that is stopped early has cost little; one that reaches the top is the job
-itself, so `bikd train` with its settings makes the same detectors to the bit. Map settings are tried at the last rung.
+itself, so `bikd train` with its settings makes the same detectors to the bit. Map settings are tried at the last rung. For a
+population all rungs are equal parts of the schedule in the same categories: a trial takes over another's networks in between.
 """
 
 from __future__ import annotations
@@ -26,14 +27,15 @@ from bikd_fast.models.detector import FILE_NAME, Detector
 from bikd_fast.search.measuring import measure, milliseconds, score, test_metrics, variants
 from bikd_fast.search.settings import plain
 from bikd_fast.search.validation import validation
+from bikd_fast.training import checkpoint
 from bikd_fast.training.distributed import Ranks
 from bikd_fast.training.kept import NOTHING, Kept
-from bikd_fast.training.run import meet, train_one, training_groups
+from bikd_fast.training.run import fingerprint, meet, train_one, training_groups
 
 Rung = list[tuple[str, int]]  # (category or "shared", steps of the whole schedule)
 
 
-def rungs(names: Sequence[str], steps: int, seed: int = 0, most: int = 0, whole: bool = False) -> list[Rung]:
+def rungs(names: Sequence[str], steps: int, seed: int = 0, most: int = 0, whole: bool = False, parts: int = 0) -> list[Rung]:
     """What is trained up to each rung.
 
     Args:
@@ -41,12 +43,16 @@ def rungs(names: Sequence[str], steps: int, seed: int = 0, most: int = 0, whole:
         seed: of the order that they are taken in.
         most: detectors a trial trains; 0 is all.
         whole: one rung with everything.
+        parts: so many rungs in the same categories, each an equal part of the schedule; 0 is what the module says first.
     """
     order = list(names)
     random.Random(seed).shuffle(order)
     full = [(name, steps) for name in order]
     if whole or steps < 2:
         return [full]
+    if parts:
+        stops = sorted({-(-steps * i // parts) for i in range(1, parts + 1)})
+        return [[(name, stop) for name in order[: most or None]] for stop in stops]
     plan = [[(order[0], (steps + 1) // 2)], full[:1], full[: most or None]]
     return [rung for i, rung in enumerate(plan) if rung not in plan[:i]]
 
@@ -209,17 +215,25 @@ class Trial:
                     shutil.copy(log, folder / f"{name}@log.jsonl")
 
     def load(self, folder: Path) -> None:
-        """Take up what :meth:`save` left."""
+        """Take up what :meth:`save` left: this trial, or another one whose networks are to go on with this one's settings."""
         kept = json.loads((folder / "progress.json").read_text())
         self.progress = Progress(**kept)
         own = digest(self.config)
-        self.progress.mixed |= self.progress.settings != own and self.progress.rung > 0
+        another = self.progress.settings != own
+        self.progress.mixed |= another
         self.progress.settings = own
+        if another:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        groups = dict(training_groups(self.config, _categories(self.config)))
         for file in folder.glob("*@*"):
             name, _, what = file.name.partition("@")
-            place = self.folder / name / ("checkpoints" if what.startswith("step-") else "")
+            training = what.startswith("step-")
+            place = self.folder / name / ("checkpoints" if training else "")
             place.mkdir(parents=True, exist_ok=True)
-            if not (place / what).is_file():
+            if another and training:
+                samples = [sample for category in groups[name] for sample in category.train]
+                checkpoint.adopt(file, place, fingerprint(self.config, name, samples))
+            elif not (place / what).is_file():
                 shutil.copy(file, place / what)
 
 

@@ -36,7 +36,8 @@ class Worker(tune.Trainable):
     ``config`` holds the drawn values by key; ``job`` (plain data, the same for all trials) has
 
     - base: settings as :func:`bikd_fast.search.settings.plain`,
-    - whole (one rung only), order (seed of the categories' order), most (categories a trial, 0 for all),
+    - whole (one rung only), order (seed of the categories' order), most (categories a trial, 0 for all), parts (of a population's
+      schedule): of :func:`bikd_fast.search.trial.rungs`,
     - grid, labels, test, latency: of :class:`bikd_fast.search.trial.Trial`,
     - work: folder visible on every node where trials keep their files, or None,
     - ranks: processes a trial, and gpus: how many it has.
@@ -120,7 +121,7 @@ def settings_of(job: Mapping[str, Any], values: Mapping[str, Any]) -> tuple[RunC
     values = values.get("point", values)
     config = apply(job["base"], {key: value for key, value in values.items() if not key.startswith("_")})
     check(config)
-    return config, rungs(names_of(config), config.training.steps, job["order"], job["most"], job["whole"])
+    return config, rungs(names_of(config), config.training.steps, job["order"], job["most"], job["whole"], job["parts"])
 
 
 def reason(error: Exception) -> str:

@@ -72,11 +72,7 @@ def newest(folder: Path, settings: str) -> tuple[int, dict[str, torch.Tensor], l
     warnings = []
     for path in sorted(folder.glob(PATTERN), reverse=True):
         try:
-            with safe_open(path, framework="pt") as file:
-                described = json.loads(file.metadata()["bikd_checkpoint"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-            if digest(tensors) != described["digest"]:
-                raise ValueError("its contents do not match their checksum")
+            described, tensors = _read(path)
         except Exception as error:
             warnings.append(f"{path} is damaged ({error}); trying the one before it")
             continue
@@ -87,6 +83,22 @@ def newest(folder: Path, settings: str) -> tuple[int, dict[str, torch.Tensor], l
     if warnings:
         return -1, {}, warnings
     return None
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What a checkpoint says of itself, and its tensors; raises where it is not whole."""
+    with safe_open(path, framework="pt") as file:
+        described = json.loads(file.metadata()["bikd_checkpoint"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+    if digest(tensors) != described["digest"]:
+        raise ValueError("its contents do not match their checksum")
+    return described, tensors
+
+
+def adopt(source: Path, folder: Path, settings: str) -> None:
+    """Put a checkpoint of other settings into ``folder`` as one of these: a population goes on from its best with new settings."""
+    described, tensors = _read(source)
+    write(folder, described["step"], tensors, settings, keep=1)
 
 
 def last_name(folder: Path) -> str:

@@ -16,6 +16,7 @@ import pytest
 from tiny import TINY
 
 ROOT = Path(__file__).parents[2]
+LONG = 300  # seconds; far more than anything here takes
 SOON = {  # a dead node is noticed within seconds
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 500,
@@ -45,6 +46,15 @@ def start(arguments: list[str], log: Path, folder: Path) -> subprocess.Popen:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | QUIET
     command = [sys.executable, str(ROOT / "tune/search.py"), *arguments]
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=log.open("a"), stderr=subprocess.STDOUT)
+
+
+def whole(arguments: list[str], log: Path, folder: Path) -> None:
+    """A search from beginning to end."""
+    job = start(arguments, log, folder)
+    try:
+        assert job.wait(LONG) == 0, log.read_text()[-3000:]
+    finally:
+        job.kill()
 
 
 def until(what, seconds: float, log: Path) -> None:

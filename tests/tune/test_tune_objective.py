@@ -25,9 +25,9 @@ from bikd_fast.search.measuring import measure, score, variants
 from bikd_fast.search.settings import plain
 from bikd_fast.search.trial import Trial, own_map, rungs
 from bikd_fast.search.validation import labelled, simulated, validation
-from bikd_fast.training import distributed
+from bikd_fast.training import checkpoint, distributed
 from bikd_fast.training.kept import Kept
-from bikd_fast.training.run import train
+from bikd_fast.training.run import fingerprint, train, training_groups
 
 GRID = {"sigma": [2.0], "combine": ["product"]}
 
@@ -185,6 +185,29 @@ def test_a_trial_that_was_moved_in_the_middle_is_the_job_itself(tiny_mvtec, tmp_
         group = [c for c in _categories(config) if c.name == name]
         data = validation(config, name, group)
         assert measure(Detector.load(again / name), data, [best.map])[0] == result["metrics"][name]
+
+
+def test_a_trial_goes_on_from_anothers_networks_with_its_own_settings(tiny_mvtec, tmp_path, ranks):
+    """As a population does: what it had trained itself is gone, and no config makes what comes of it."""
+    config = one_category(tiny_mvtec, tmp_path / "unused", "--training.steps", "6", "--data.holdout", "0.4")
+    plan = rungs(["stripes"], 6, parts=3)
+    one = Trial(config, plan, tmp_path / "one", ranks)
+    two = Trial(replace(config, objective=replace(config.objective, beta=0.5)), plan, tmp_path / "two", ranks)
+    for trial in (one, two):
+        trial.advance()
+    (tmp_path / "kept").mkdir()
+    one.save(tmp_path / "kept")
+    two.load(tmp_path / "kept")
+    group = training_groups(config, _categories(config))[0][1]
+    found = [
+        checkpoint.newest(trial.folder / "stripes/checkpoints", fingerprint(trial.config, "stripes", group[0].train))
+        for trial in (one, two)
+    ]
+    (step, tensors, _), (taken, same, warnings) = found
+    assert step == taken == 2 and not warnings and all(torch.equal(tensors[key], same[key]) for key in tensors)
+    result = two.advance()
+    assert result["mixed"] and result["rung"] == 2 and [s for s, _ in result["losses"]["stripes"]] == [2, 4]
+    assert not one.advance()["mixed"]
 
 
 def _categories(config):

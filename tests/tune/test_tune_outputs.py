@@ -152,6 +152,8 @@ def test_halving_remembers_what_a_killed_search_had_seen_and_never_stops_the_def
         ([], "output: name the folder"),
         (["--resume", "nowhere"], "nowhere holds no search"),
         (["--output", "{new}", "--latency"], "two objectives need --searcher optuna"),
+        (["--output", "{new}", "--scheduler", "pbt", "--searcher", "optuna"], "pbt changes settings by itself"),
+        (["--output", "{new}", "--scheduler", "pbt", "--ranks-per-trial", "2"], "one process a trial"),
         (["--output", "{new}", "--objective", "labelled"], "belong together"),
         (["--output", "{old}"], "holds a search"),
         (["--resume", "{old}", "--seed", "1"], "leave out --seed 1"),

@@ -7,6 +7,7 @@ from bikd_fast.arguments import load_run
 from bikd_fast.config import ConfigError, RunConfig, check
 from bikd_fast.search.settings import TEACHER_RATE, apply, plain, read
 from bikd_fast.search.trial import rungs
+from tune.schedule import clipped, scheduler
 from tune.space import KNOWN, MAPS, SPACE, Choice, Range, first_points, inside, load
 
 BASE = plain(RunConfig())
@@ -81,3 +82,19 @@ def test_rungs_are_parts_of_one_training():
     assert rungs(list("abcdef"), 300, seed=3, most=3)[2] == plan[2][:3]
     assert rungs(list("ab"), 10, whole=True)[0] == [(n, 10) for n, _ in rungs(list("ab"), 10)[-1]]
     assert rungs(["a"], 1) == [[("a", 1)]]
+
+
+def test_a_population_has_equal_parts_of_the_schedule_in_the_same_categories():
+    plan = rungs(list("abcdef"), 310, seed=3, most=2, parts=5)
+    assert [{s for _, s in rung} for rung in plan] == [{62}, {124}, {186}, {248}, {310}]
+    assert len({tuple(name for name, _ in rung) for rung in plan}) == 1 and len(plan[0]) == 2
+    assert rungs(["a"], 3, parts=5) == [[("a", 1)], [("a", 2)], [("a", 3)]]
+
+
+def test_what_a_population_changes_stays_inside_the_space():
+    space = {"objective.beta": Range(0.0, 0.6), "simulation.scale": Range(0.5, 2.0), "simulation.foreground": Choice((True,))}
+    values = {"objective.beta": 0.72, "simulation.scale": 0.4, "simulation.foreground": True, "training.lr_student": 7.0}
+    assert clipped(space, values) == values | {"objective.beta": 0.6, "simulation.scale": 0.5}
+    mutations = scheduler("pbt", dict(SPACE), 5, None, {})._hyperparam_mutations
+    assert mutations["simulation.foreground"] == [True, False]  # a sampler's value would be multiplied
+    assert "objective.beta" in mutations and not any(key.startswith("model.") for key in mutations)
