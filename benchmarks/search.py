@@ -49,6 +49,7 @@ def search(folder: Path, trials: int, passed: Sequence[str]) -> None:
         "best_objective": found.best.score,
         "scheduler": found.state["options"]["scheduler"],
         "searcher": found.state["options"]["searcher"],
+        "kept": found.kept,
     }
     for gain in found.gains:
         name = gain.name.replace(" ", "_")

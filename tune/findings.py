@@ -50,16 +50,41 @@ class Gain:
             return "a gain"
         return "a loss" if self.high < 0 else "no gain that could be told from chance"
 
+    @property
+    def ahead(self) -> bool | None:
+        """Whether the best is ahead by more than one standard error: the known choice stands unless another is better by that
+        (the rule of Breiman et al., "Classification and Regression Trees", 1984, section 3.4.3). None with one seed.
+        """
+        if len(self.differences) < 2:
+            return None
+        return self.mean > statistics.stdev(self.differences) / math.sqrt(len(self.differences))
+
 
 @dataclass(frozen=True)
 class Found:
-    """A search as recorded: its state (search.json), trials, best trial and settings, gains."""
+    """A search as recorded: its state (search.json), trials, best trial, gains.
+
+    Attributes:
+        candidate: settings of the best trial.
+        config: what to train by: the candidate, or the job's own settings where the candidate was trained with new seeds and is not
+            ahead of them.
+        kept: whether it is the latter.
+    """
 
     state: dict[str, Any]
     rows: list[Row]
     best: Row | None
-    config: RunConfig | None
+    candidate: RunConfig | None
     gains: list[Gain]
+    own: RunConfig
+
+    @property
+    def kept(self) -> bool:
+        return bool(self.gains) and self.gains[0].ahead is False
+
+    @property
+    def config(self) -> RunConfig | None:
+        return self.own if self.candidate is not None and self.kept else self.candidate
 
 
 def read(folder: Path) -> Found:
@@ -70,8 +95,8 @@ def read(folder: Path) -> Found:
     for number, row in enumerate(rows):
         row.number = number
     best = best_of(rows)
-    config = apply(state["base"], best_values(state["base"], best)) if best is not None else None
-    return Found(state, rows, best, config, gains(read_rows(folder / GAIN)))
+    candidate = apply(state["base"], best_values(state["base"], best)) if best is not None else None
+    return Found(state, rows, best, candidate, gains(read_rows(folder / GAIN)), apply(state["base"], {}))
 
 
 def gains(rows: list[Row]) -> list[Gain]:

@@ -1,4 +1,4 @@
-"""What a search leaves behind: best.yaml, trials.csv, search.html; made anew from what was recorded, whenever asked."""
+"""What a search leaves behind (best.yaml, best_trial.yaml, trials.csv, search.html), made anew from its records whenever asked."""
 
 from __future__ import annotations
 
@@ -12,20 +12,25 @@ import yaml
 from bikd_fast.search.settings import plain
 from tune.findings import Found, front, read
 from tune.page import page
-from tune.records import Row
 from tune.state import put
 
 HEAD = "# Found by tune/search.py. `bikd train --config` takes it as it is.\n"
+KEPT = "# The job's own settings: with new seeds the best trial (best_trial.yaml) was not ahead of them.\n"
 
 
-def write(folder: Path) -> Row | None:
-    """Write best.yaml, trials.csv, search.html; returns the best trial, None (and no best.yaml) where none came to a result."""
+def write(folder: Path) -> Found:
+    """Write best.yaml, best_trial.yaml, trials.csv, search.html.
+
+    Returns:
+        the search; its best trial is None (and there is no YAML) where no trial came to a result.
+    """
     found = read(folder)
-    if found.config is not None:
-        put(folder / "best.yaml", HEAD + yaml.safe_dump(plain(found.config), sort_keys=False))
+    for name, config, note in (("best.yaml", found.config, KEPT if found.kept else ""), ("best_trial.yaml", found.candidate, "")):
+        if config is not None:
+            put(folder / name, HEAD + note + yaml.safe_dump(plain(config), sort_keys=False))
     _table(folder / "trials.csv", found)
     put(folder / "search.html", page(found))
-    return found.best
+    return found
 
 
 def _table(path: Path, found: Found) -> None:

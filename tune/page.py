@@ -17,6 +17,10 @@ from tune.space import SPACE, Range
 STYLE = Path(__file__).with_name("page.css")
 
 
+KEPT = "The job's own settings are as good a choice: best.yaml holds them, best_trial.yaml what was found."
+TAKEN = "The best trial is ahead of the job's own settings by more than one standard error: best.yaml holds it."
+
+
 def page(found: Found) -> str:
     """The whole page; the same records give the same page."""
     options, rows = found.state["options"], found.rows
@@ -67,9 +71,9 @@ def _gains(found: Found) -> str:
     if not found.gains:
         return "<p>Not measured: best and default were not trained with new seeds.</p>"
     main, count = found.gains[0], len(found.gains[0].differences)
-    said = f"<p class='verdict'>{main.name.capitalize()}: {main.verdict}.</p>" + (
-        "" if main.verdict == "a gain" or count < 2 else "<p>The defaults are as good a choice as what was found.</p>"
-    )
+    said = f"<p class='verdict'>{main.name.capitalize()}: {main.verdict}.</p>"
+    if count > 1:
+        said += f"<p>{KEPT if found.kept else TAKEN}</p>"
     lines = []
     for g in found.gains:
         interval = f"{100 * g.low:+.2f} to {100 * g.high:+.2f}" if math.isfinite(g.low) else "not known"

@@ -26,14 +26,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     folder = Path(options.output)
     done = search(options, base, resumed)
-    best = write(folder)
-    if best is None:
+    found = write(folder)
+    if found.best is None:
         print(f"error: no trial came to a result; {folder / 'trials.csv'} has their reasons.", file=sys.stderr)
         return 1
     if done and options.gain_seeds:
-        done = gain(options, base, best)
-        write(folder)
-    print(f"best     {folder / 'best.yaml'}\ntrials   {folder / 'trials.csv'}\npage     {folder / 'search.html'}")
+        done = gain(options, base, found.best)
+        found = write(folder)
+    what = ": the job's own settings; with new seeds the best trial (best_trial.yaml) was not ahead of them" if found.kept else ""
+    print(f"best     {folder / 'best.yaml'}{what}\ntrials   {folder / 'trials.csv'}\npage     {folder / 'search.html'}")
     if not done:
         print(f"interrupted; `python tune/search.py --resume {folder}` goes on.", file=sys.stderr)
         return 130

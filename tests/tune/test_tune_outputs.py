@@ -52,7 +52,7 @@ def folder(tmp_path):
 
 
 def test_the_best_is_among_those_that_got_furthest_and_its_file_is_a_job(folder):
-    best = write(folder)
+    best = write(folder).best
     assert best.trial == "b" and best.values["objective.beta"] == 0.5
     config = load_run(folder / "best.yaml")
     assert config.objective.beta == 0.5 and config.map.sigma == 6.0 and config.output is None
@@ -91,7 +91,7 @@ def test_a_trial_that_was_forgotten_with_a_killed_driver_is_gone(folder):
 
 def test_no_result_no_best(tmp_path, folder):
     (folder / "results.jsonl").write_text(json.dumps({"what": "start", "trial": "a", "values": OWN}) + "\n")
-    assert write(folder) is None and not (folder / "best.yaml").exists()
+    assert write(folder).best is None and not (folder / "best.yaml").exists()
     assert "No trial came to a result" in (folder / "search.html").read_text()
 
 
@@ -114,7 +114,26 @@ def test_a_gain_is_claimed_only_where_its_interval_is_above_zero(folder):
     assert found[0].differences == pytest.approx([0.01, -0.02, 0.0]) and found[0].verdict.startswith("no gain")
     write(folder)
     page = (folder / "search.html").read_text()
-    assert "no gain that could be told from chance" in page and "The defaults are as good a choice" in page
+    assert "no gain that could be told from chance" in page and "own settings are as good a choice" in page
+    assert load_run(folder / "best.yaml") == RunConfig() and load_run(folder / "best_trial.yaml").objective.beta == 0.5
+
+
+def test_the_jobs_own_settings_stand_unless_the_best_is_ahead_by_more_than_a_standard_error(folder):
+    assert gain("x", [0.8], [0.9]).ahead is None and not read(folder).kept  # nobody has looked: the best trial is the best there is
+    cases = {(0.85, 0.79, 0.82): True, (0.83, 0.79, 0.81): False, (0.79, 0.79, 0.80): False}  # +.02 +-.017, +.01 +-.012, below
+    for scores, ahead in cases.items():
+        assert gain("x", [0.8] * 3, list(scores)).ahead is ahead
+        lines = [
+            json.dumps({"what": what, "trial": f"{who}{seed}", "values": {"_who": who, "seed": seed}, "result": result(3, score)})
+            for seed, other in enumerate(scores)
+            for who, score in (("default", 0.8), ("best", other))
+            for what in ("start", "result")
+        ]
+        (folder / "gain.jsonl").write_text("\n".join(lines))
+        assert write(folder).kept is not ahead
+        assert load_run(folder / "best.yaml").objective.beta == (0.5 if ahead else 0.3)
+        assert load_run(folder / "best_trial.yaml").objective.beta == 0.5
+        assert ("own settings" in (folder / "best.yaml").read_text()) is not ahead
 
 
 def test_importance_sees_what_moves_the_objective(folder):
