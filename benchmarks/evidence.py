@@ -29,9 +29,11 @@ from bikd_fast.arguments import parse_run, run_parser
 from bikd_fast.config import RunConfig
 from bikd_fast.data import open_dataset
 
+ALONE = ["--model.head", "false", "--model.mahalanobis", "false"]
 ARMS: dict[str, tuple[str, list[str]]] = {  # name -> (configuration, overrides)
     "bikd": ("bikd", []),
     "f-only": ("bikd", ["--objective.beta", "0"]),
+    "no-fill": ("bikd", []),
     "wide-margin": ("bikd", ["--objective.margin", "1.0"]),
     "no-con": ("bikd", ["--objective.con", "false"]),
     "no-div": ("bikd", ["--objective.div", "false"]),
@@ -42,8 +44,8 @@ ARMS: dict[str, tuple[str, list[str]]] = {  # name -> (configuration, overrides)
     "no-copies": ("bikd", ["--data.copies", "false"]),
     "no-head": ("bikd", ["--model.head", "false"]),
     "no-mahalanobis": ("bikd", ["--model.mahalanobis", "false"]),
-    "discrepancy": ("bikd", ["--model.head", "false", "--model.mahalanobis", "false"]),
-    "f-only-discrepancy": ("bikd", ["--objective.beta", "0", "--model.head", "false", "--model.mahalanobis", "false"]),
+    "discrepancy": ("bikd", ALONE),
+    "f-only-discrepancy": ("bikd", ["--objective.beta", "0", *ALONE]),
     "no-level-weights": ("bikd", ["--map.calibrate_levels", "false"]),
     "channel-weights": ("bikd", ["--map.calibrate_channels", "true"]),
     "stpm": ("stpm", []),
@@ -110,20 +112,23 @@ def run_all(options: argparse.Namespace, passed: list[str]) -> None:
         raise SystemExit(f"{len(failed)} runs failed and are not in the table: {', '.join(failed)}")
 
 
+def given(arm: str, passed: Sequence[str]) -> list[str]:
+    """The arm as options of `bikd train`."""
+    config, overrides = ARMS[arm]
+    bare = ["--map.fill", "false"] if arm in evidence_page.UNFILLED else []
+    return ["--config", str(ROOT / f"configs/{config}.yaml"), *passed, *overrides, *bare]
+
+
 def settings(arm: str, passed: Sequence[str]) -> RunConfig:
     """What a run of this arm would be."""
-    config, overrides = ARMS[arm]
-    return parse_run(run_parser("evidence", ""), ["--config", str(ROOT / f"configs/{config}.yaml"), *passed, *overrides])
+    return parse_run(run_parser("evidence", ""), given(arm, passed))
 
 
 def words(arm: str, passed: Sequence[str]) -> list[str]:
-    """The options of `bikd train` for an arm. One detector for all categories has the steps of one for each, together."""
-    config, overrides = ARMS[arm]
-    found = ["--config", str(ROOT / f"configs/{config}.yaml"), *passed, *overrides]
+    """The options that an arm is run with: one detector for all categories has the steps of one for each, together."""
     run = settings(arm, passed)
-    if run.model.shared:
-        found += ["--training.steps", str(run.training.steps * len(categories(run)))]
-    return found
+    steps = ["--training.steps", str(run.training.steps * len(categories(run)))] if run.model.shared else []
+    return [*given(arm, passed), *steps]
 
 
 def categories(run: RunConfig) -> list[str]:

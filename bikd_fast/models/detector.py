@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from bikd_kernels import anomaly_map
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -17,6 +18,7 @@ from torch import nn
 from bikd_fast.config import MapConfig, ModelConfig
 from bikd_fast.errors import UserError
 from bikd_fast.models.backbone import Backbone
+from bikd_fast.models.filling import filled
 from bikd_fast.models.head import SegmentationHead, smoothing
 from bikd_fast.models.mahalanobis import Mahalanobis
 from bikd_fast.models.students import STUDENTS, Memory, Student
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from bikd_fast.inference.prediction import Prediction
 
 FILE_NAME = "detector.safetensors"
-FORMAT = 3
+FORMAT = 4
 
 
 class DetectorError(UserError):
@@ -94,10 +96,18 @@ class Detector(nn.Module):
         """Levels of :meth:`features` -> map (B, S, S) and score (B,)."""
         anomaly, score = self.discrepancy(teacher, student)
         rest = self.beside(teacher, student)
-        if rest is None:
+        if rest is None and not self.map_config.fill:
             return anomaly, score
-        anomaly = self.mix[0] * anomaly + (rest + self.mix[3])
+        if rest is not None:
+            anomaly = self.mix[0] * anomaly + (rest + self.mix[3])
+        if self.map_config.fill:
+            anomaly = self.filled(anomaly)
         return anomaly, self.score(anomaly)
+
+    def filled(self, anomaly: torch.Tensor) -> torch.Tensor:
+        """(B, S, S) -> the same, raised where high values surround lower ones; decided at the finest level's positions."""
+        coarse = F.avg_pool2d(anomaly.unsqueeze(1), self.image_size // self.smooth.shape[1]).squeeze(1)
+        return anomaly + self.brought_up(filled(coarse) - coarse)
 
     def beside(self, teacher: Sequence[torch.Tensor], student: Sequence[torch.Tensor]) -> torch.Tensor | None:
         """What comes to the discrepancy, weighed: b * logits + c * distance (B, S, S), brought up together; None without either."""
