@@ -67,8 +67,8 @@ teacher, the same pictures and the same protocol: the last step counts, threshol
 test pictures choose nothing within a run. Between runs it was otherwise: the defaults of `bikd` were developed while looking at the
 embedded set's results, those of the baselines were not, beyond trials that they learn at all. The section
 `mvtec:surfaces` is of a second set, other surfaces with other kinds of defects (benchmarks/surfaces.py, on ten textures of two free
-games), on which the Mahalanobis distance and the filling of the map were chosen and nothing else: ground that nobody has tuned on is
-nearer to it. The baselines' maps are not filled, nor are those of the arms that leave out a part of `bikd`. Figures are
+games), on which the Mahalanobis distance and the filling of the map were chosen and nothing else: ground that nobody has tuned on
+is nearer to it. The baselines' maps are not filled, nor are those of the arms that leave out a part of `bikd`. Figures are
 per cent, mean ± standard deviation over seeds.
 
 A difference *exceeds the seed noise* here if its mean over seeds is larger than the standard deviation over seeds of both arms and
@@ -105,8 +105,8 @@ def section(rows: Sequence[Row], arms: Sequence[str]) -> list[str]:
     if missing:
         parts.append(f"Not run: {', '.join(missing)}.")
     parts.append("### Against " + BASE + "\n\n" + _differences([a for a in run if a == BARE or a not in UNFILLED], means, BASE))
-    parts.append("### Parts, all on maps that are not filled, against " + BARE + "\n\n")
-    parts[-1] += _differences([a for a in run if a in UNFILLED], means, BARE)
+    bare = [a for a in run if a in UNFILLED]
+    parts.append("### Parts, on maps that are not filled, against " + BARE + "\n\n" + _differences(bare, means, BARE))
     parts.append("### Image AUROC by category\n\n" + _grid(run, categories, lambda a, c: _values(_of(rows, a, c), "image_auroc")))
     names = [key.removeprefix(KIND).replace("_", " ") for key in kinds]
     table = _grid(run, kinds, lambda a, k: _values(means[a], k), names)
@@ -138,7 +138,7 @@ def _arms(run: Sequence[str], means: dict[str, list[Row]]) -> str:
 
 
 def _differences(run: Sequence[str], means: dict[str, list[Row]], against: str) -> str:
-    if not means[against]:
+    if not means.get(against):
         return f"{against} itself was not run."
     keys = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
     lines = _head(["arm", *(f"{name}, points" for name in keys.values()), "exceeds the seed noise"])

@@ -58,6 +58,7 @@ def test_every_arm_can_work_and_no_two_are_alike():
         check(run)
         assert run not in settings[:i], list(evidence.ARMS)[i]
     assert evidence_page.WHAT.keys() == evidence.ARMS.keys()
+    assert evidence.settings("bikd", []).map.fill and not any(evidence.settings(a, []).map.fill for a in evidence_page.UNFILLED)
 
 
 def test_one_detector_for_all_has_the_steps_of_one_for_each(tiny_mvtec):
