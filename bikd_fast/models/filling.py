@@ -50,7 +50,7 @@ def _grown(x: torch.Tensor, radius: int) -> torch.Tensor:
 
 def _beside(x: torch.Tensor, along: int) -> torch.Tensor:
     """Maximum over three neighbours along a dimension of (B, 1, h, w)."""
-    if torch.compiler.is_exporting():  # a small graph
+    if torch.compiler.is_exporting() or x.is_cuda:  # a small graph, few launches
         return F.max_pool2d(x, (1, 3), 1, (0, 1)) if along == -1 else F.max_pool2d(x, (3, 1), 1, (1, 0))
     length = x.shape[along]  # torch's own pooling of one channel is ten times slower on a CPU
     wide = F.pad(x, (1, 1) if along == -1 else (0, 0, 1, 1), value=NEVER)
