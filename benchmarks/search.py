@@ -2,6 +2,7 @@
 
     python benchmarks/search.py search  [--trials 12] [--folder DIR] [options of tune/search.py]     12 trials and the gain
     python benchmarks/search.py ranking [--settings 12] [--folder DIR] [options of `bikd train`]     Spearman's correlation
+    python benchmarks/search.py ranking --recorded                                                   the same from the CSV
 
 ``search`` appends a row to results/search.csv: seconds of the trials, share of the time not in training steps, gains with their
 intervals. ``ranking`` trains settings drawn from the space in full and appends, for each category and for the mean over
@@ -18,11 +19,11 @@ import random
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runs import ROOT, append, commit
+from runs import ROOT, append, commit, read
 from scipy.stats import spearmanr
 
 sys.path.insert(0, str(ROOT))
@@ -35,9 +36,10 @@ def search(folder: Path, trials: int, passed: Sequence[str]) -> None:
     state = folder / "search.json"
     words = ["--resume", str(folder)] if state.is_file() else ["--trials", str(trials), "--output", str(folder), *passed]
     subprocess.run([sys.executable, str(ROOT / "tune/search.py"), *words], check=True, cwd=ROOT)
-    from tune.findings import overhead, read
+    from tune.findings import overhead
+    from tune.findings import read as read_search
 
-    found = read(folder)
+    found = read_search(folder)
     assert found.best is not None
     row: dict[str, Any] = {
         "trials": len(found.rows),
@@ -64,7 +66,7 @@ def ranking(folder: Path, settings: int, passed: Sequence[str], record: bool = T
     from ray import tune
 
     from bikd_fast.arguments import parse_run, run_parser
-    from bikd_fast.search.measuring import score
+    from bikd_fast.search.measuring import METRICS
     from bikd_fast.search.settings import plain
     from bikd_fast.search.trial import names_of
     from bikd_fast.search.worker import Worker
@@ -96,31 +98,38 @@ def ranking(folder: Path, settings: int, passed: Sequence[str], record: bool = T
     trainable = tune.with_resources(tune.with_parameters(Worker, job=job), own)
     _fixed(trainable, str(folder / "ray"), "ranking", folder / "results.jsonl", points[:settings], at_once, reuse=True)
     rows = [row.result for row in read_rows(folder / "results.jsonl") if row.status == "finished"]
-    categories = [*rows[0]["metrics"], "mean"]
 
     def figure(row: dict[str, Any], category: str, key: str, where: str) -> float:
         names = list(row["metrics"]) if category == "mean" else [category]
-        values = [score(row[where][n]) if key == "objective" else row[where][n][key] for n in names]
-        return statistics.fmean(values)
+        return statistics.fmean(row[where][n][key] for n in names)
 
-    single, lines = [], []
-    for category in categories:
-        judged = [figure(row, category, "objective", "metrics") for row in rows]
-        line: dict[str, Any] = {"category": category, "settings": len(rows)}
-        for key in TRUE:
-            true = [figure(row, category, key, "test") for row in rows]
-            found = spearmanr(judged, true)
-            line |= {f"spearman_{key}": float(found.statistic), f"p_{key}": float(found.pvalue)}
-        lines.append(line | about())
-        print(", ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items()))
+    single = []
     for number, row in enumerate(rows):
-        for category in categories:
-            judged_by = {f"validation_{k}": figure(row, category, k, "metrics") for k in row["metrics"][categories[0]]}
+        for category in [*row["metrics"], "mean"]:
+            judged_by = {f"validation_{k}": figure(row, category, k, "metrics") for k in METRICS}
             true_by = {f"test_{k}": figure(row, category, k, "test") for k in TRUE}
             single.append({"setting": number, "category": category, **judged_by, **true_by} | about())
+    lines = correlate(single)
     if record:
         append(RESULTS / "search_ranking.csv", lines)
         append(RESULTS / "search_settings.csv", single)
+
+
+def correlate(single: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row of correlations for each category: of settings' figures, as they stand in results/search_settings.csv."""
+    from bikd_fast.search.measuring import SCORE
+
+    lines = []
+    for category in dict.fromkeys(row["category"] for row in single):
+        mine = [row for row in single if row["category"] == category]
+        judged = [statistics.fmean(float(row[f"validation_{key}"]) for key in SCORE) for row in mine]
+        line: dict[str, Any] = {"category": category, "settings": len(mine), "objective": " ".join(SCORE)}
+        for key in TRUE:
+            found = spearmanr(judged, [float(row[f"test_{key}"]) for row in mine])
+            line |= {f"spearman_{key}": float(found.statistic), f"p_{key}": float(found.pvalue)}
+        lines.append(line | about())
+        print(", ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items()))
+    return lines
 
 
 def about() -> dict[str, Any]:
@@ -146,10 +155,16 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--settings", type=int, default=12)
     parser.add_argument("--dry", action="store_true", help="print the correlations, append nothing")
+    parser.add_argument("--recorded", action="store_true", help="ranking: of the settings trained last, with today's objective")
     options, passed = parser.parse_known_args()
     folder = options.folder or Path("runs") / f"benchmark-{options.what}"
     if options.what == "search":
         search(folder, options.trials, passed)
+    elif options.recorded:
+        single = read(RESULTS / "search_settings.csv")
+        lines = correlate([row for row in single if row["commit"] == single[-1]["commit"]])
+        if not options.dry:
+            append(RESULTS / "search_ranking.csv", lines)
     else:
         ranking(folder, options.settings, passed, record=not options.dry)
 
