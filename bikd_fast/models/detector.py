@@ -18,7 +18,7 @@ from torch import nn
 from bikd_fast.config import MapConfig, ModelConfig
 from bikd_fast.errors import UserError
 from bikd_fast.models.backbone import Backbone
-from bikd_fast.models.filling import filled
+from bikd_fast.models.filling import added
 from bikd_fast.models.head import SegmentationHead, smoothing
 from bikd_fast.models.mahalanobis import Mahalanobis
 from bikd_fast.models.students import STUDENTS, Memory, Student
@@ -107,7 +107,7 @@ class Detector(nn.Module):
     def filled(self, anomaly: torch.Tensor) -> torch.Tensor:
         """(B, S, S) -> the same, raised where high values surround lower ones; decided at the finest level's positions."""
         coarse = F.avg_pool2d(anomaly.unsqueeze(1), self.image_size // self.smooth.shape[1]).squeeze(1)
-        return anomaly + self.brought_up(filled(coarse) - coarse)
+        return anomaly + self.brought_up(added(coarse))
 
     def beside(self, teacher: Sequence[torch.Tensor], student: Sequence[torch.Tensor]) -> torch.Tensor | None:
         """What comes to the discrepancy, weighed: b * logits + c * distance (B, S, S), brought up together; None without either."""

@@ -31,7 +31,7 @@ def test_it_is_a_closing_and_a_hole_filling(seed):
     maps = torch.from_numpy(noise)
     for given, exact, near in zip(noise, filled(maps, reach=600).numpy(), filled(maps).numpy()):
         wide = np.pad(given, 8, constant_values=-9)  # outside there is nothing
-        closed = grey_erosion(grey_dilation(wide, footprint=octagon(2, 3)), footprint=octagon(2, 3))[8:-8, 8:-8]
+        closed = grey_erosion(grey_dilation(wide, footprint=octagon(3, 4)), footprint=octagon(3, 4))[8:-8, 8:-8]
         marker = closed.copy()
         marker[1:-1, 1:-1] = closed.max()
         known = reconstruction(marker, closed, method="erosion")
@@ -46,7 +46,7 @@ def test_values_are_never_lowered_and_never_exceed_the_highest():
 
 
 def test_what_is_enclosed_is_filled_and_what_is_open_is_not():
-    closed, narrow, wide = filled(ring(20)), filled(ring(20, gap=7)), filled(ring(20, gap=16))
+    closed, narrow, wide = filled(ring(20)), filled(ring(20, gap=9)), filled(ring(20, gap=22))
     assert closed[0, 31, 31] == 1 and narrow[0, 31, 31] == 1  # a gap narrower than the disk is bridged
     assert wide[0, 31, 31] == 0
     assert all(found[0, 2, 2] == 0 for found in (closed, narrow, wide))
