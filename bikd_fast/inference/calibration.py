@@ -15,7 +15,7 @@ from bikd_fast.models.detector import Detector
 from bikd_fast.simulation.foreground import evenly
 
 Levels = list[torch.Tensor]
-MEASURED = 256  # training pictures that the Mahalanobis distance is fitted to, at most
+MEASURED = 256  # pictures at most that the Mahalanobis distance is fitted to, and that the map is weighed by
 HELD = 2**28  # bytes of their features that are held instead of being computed a second time
 SHARES = (1.0, 1.0, 1.5)  # of discrepancy, logits and distance in the map, relative to each other
 
@@ -78,7 +78,7 @@ def mix(detector: Detector, pictures: torch.Tensor) -> tuple[float, ...]:
             scales.append(0.0)
             continue
         together = torch.cat(maps)
-        maps.clear()  # thousands of held-out pictures have gigabytes of maps
+        maps.clear()
         middle = together.median()
         reach = (together.amax((1, 2)).mean() - middle).clamp(min=1e-6)
         scales.append((share / whole / reach).item())
@@ -107,8 +107,12 @@ def measure_good(detector: Detector, pictures: torch.Tensor) -> None:
 
 
 def weigh(detector: Detector, pictures: torch.Tensor) -> bool:
-    """Set what the map weighs its channels, levels and parts by from good pictures, uint8 (N, 3, S, S); whether anything was."""
+    """Set what the map weighs its channels, levels and parts by from good pictures, uint8 (N, 3, S, S); whether anything was.
+
+    :data:`MEASURED` of them, evenly spread, are looked at: the networks run over them twice, and means gain nothing from more.
+    """
     config = detector.map_config
+    pictures = pictures[evenly(len(pictures), MEASURED)]
     if config.calibrate_channels:
         for weights, found in zip(detector.channel_weights(), channel_weights(detector, pictures)):
             weights.copy_(found)
@@ -129,7 +133,7 @@ def calibrate(detector: Detector, pictures: torch.Tensor, trained: torch.Tensor 
     """
     if len(pictures) == 0:
         if trained is not None:
-            weigh(detector, trained[evenly(len(trained), MEASURED)])
+            weigh(detector, trained)
         detector.about["threshold"] = {"method": "none", "promise": "No held-out pictures: no threshold was chosen."}
         return
     fitted = weigh(detector, pictures)

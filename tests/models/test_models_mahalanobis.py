@@ -192,3 +192,17 @@ def test_with_nothing_held_out_the_parts_are_scaled_on_training_pictures():
     measure_good(known, pictures)
     calibrate(known, pictures)
     assert detector.mix == known.mix != (1.0, 1.0, 1.0, 0.0)
+
+
+def test_the_map_is_weighed_on_some_held_out_pictures_and_the_threshold_is_of_all(monkeypatch):
+    """The networks run over 6 of 30 twice (a batch each) and over all once (four batches)."""
+    monkeypatch.setattr(calibration, "MEASURED", 6)
+    pictures = (torch.rand(30, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
+    detector, same, ran = make_detector(teacher="test_efficientnet"), make_detector(teacher="test_efficientnet"), []
+    for made in (detector, same):
+        measure_good(made, pictures)
+    detector.backbone.net.register_forward_hook(lambda *_: ran.append(1))
+    calibrate(detector, pictures)
+    assert len(ran) == 1 + 1 + 4 and detector.about["threshold"]["n"] == 30
+    calibration.weigh(same, pictures[calibration.evenly(30, 6)])
+    assert same.mix == detector.mix and same.level_weights == detector.level_weights
