@@ -68,7 +68,7 @@ test pictures choose nothing within a run. Between runs it was otherwise: the de
 embedded set's results, those of the baselines were not, beyond trials that they learn at all. The section
 `mvtec:surfaces` is of a second set, other surfaces with other kinds of defects (benchmarks/surfaces.py, on ten textures of two free
 games), on which the Mahalanobis distance and the filling of the map were chosen and nothing else: ground that nobody has tuned on
-is nearer to it. The baselines' maps are not filled, nor are those of the arms that leave out a part of `bikd`. Figures are
+is nearer to it. The baselines' maps are not filled, nor are those of the arms compared with `no-fill`. Figures are
 per cent, mean ± standard deviation over seeds.
 
 A difference *exceeds the seed noise* here if its mean over seeds is larger than the standard deviation over seeds of both arms and

@@ -162,7 +162,8 @@ def main() -> None:
         search(folder, options.trials, passed)
     elif options.recorded:
         single = read(RESULTS / "search_settings.csv")
-        lines = correlate([row for row in single if row["commit"] == single[-1]["commit"]])
+        trained = single[-1]["commit"]
+        lines = [line | {"trained": trained} for line in correlate([row for row in single if row["commit"] == trained])]
         if not options.dry:
             append(RESULTS / "search_ranking.csv", lines)
     else:

@@ -166,7 +166,8 @@ class MapConfig:
             (sum and mean; a product has no such weights).
         calibrate_channels: the same for the channels of each level: weigh them by the reciprocal of the mean square of what the
             student leaves unexplained on held-out normals.
-        fill: raise what high values surround: gaps narrower than 56 pixels at 256, and holes (bikd_fast/models/filling.py).
+        fill: raise what high values surround, gaps narrower than 56 pixels at 256 and holes, and a little what surrounds it
+            (bikd_fast/models/filling.py).
         false_alarms: target share of good pictures above the threshold.
     """
 

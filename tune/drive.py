@@ -58,8 +58,7 @@ def search(options: Options, base: dict[str, Any], resumed: bool) -> bool:
             ),
             space=spaces.to_ray(space) if options.searcher == "random" else {},
         )
-        rows = read_rows(record)
-        done = len(rows) >= options.trials and all(row.status != "unfinished" for row in rows)
+        rows, done = _ended(record, options.trials)
         mixed = max(
             (row for row in rows if row.result.get("mixed") and row.status == "finished"), key=lambda r: r.score, default=None
         )
@@ -67,8 +66,9 @@ def search(options: Options, base: dict[str, Any], resumed: bool) -> bool:
         if done and mixed is not None and (clean is None or clean.rung < mixed.rung or clean.score < mixed.score):
             # what a population came to is trained once more, from scratch, as `bikd train` will
             _fixed(trainable, storage, f"{name}-again", record, [mixed.values], at_once, reuse=False)
+            rows, done = _ended(record, options.trials + 1)
         if done:
-            _tidy(job["work"], keep=best_of(read_rows(record)))
+            _tidy(job["work"], keep=best_of(rows))
         return done
     finally:
         before = float(kept(Path(options.output)).get("seconds", 0.0))
@@ -82,23 +82,28 @@ def gain(options: Options, base: dict[str, Any], best: Row) -> bool:
     values = best_values(base, best)
     found = cluster.connect(options.address, options.gpus_per_trial)
     own, gpus, at_once = cluster.shares(found, options.gpus_per_trial, options.ranks_per_trial)
-    storage, name = _place(options, folder, "gain")
+    storage, name = _place(options, folder, f"gain-{best.trial}")
     job = _job(options, base, storage, name, gpus, whole=True, test=True)
     points = [
-        {"_who": who, **drawn, "seed": NEW_SEED + base["seed"] + i}
+        {"_who": who, "_of": best.trial, **drawn, "seed": NEW_SEED + base["seed"] + i}
         for i in range(options.gain_seeds)
         for who, drawn in (("default", {}), ("best", values))
     ]
     try:
         trainable = tune.with_resources(tune.with_parameters(Worker, job=job), own)
         _fixed(trainable, storage, name, folder / GAIN, points, at_once, reuse=options.ranks_per_trial == 1)
-        rows = read_rows(folder / GAIN)
-        done = len(rows) >= len(points) and all(row.status != "unfinished" for row in rows)
+        done = _ended(folder / GAIN, len(points), of=best.trial)[1]
         if done:
             _tidy(job["work"])
         return done
     finally:
         ray.shutdown()
+
+
+def _ended(record: Path, count: int, of: str | None = None) -> tuple[list[Row], bool]:
+    """The recorded trials (those that measure the gain ``of`` a trial), and whether they are so many and all at their end."""
+    rows = [row for row in read_rows(record) if of is None or row.values.get("_of") == of]
+    return rows, len(rows) >= count and all(row.status != "unfinished" for row in rows)
 
 
 def _fixed(trainable: Any, storage: str, name: str, record: Path, points: list, at_once: int, reuse: bool) -> None:

@@ -79,8 +79,23 @@ class Found:
     own: RunConfig
 
     @property
+    def default(self) -> Row | None:
+        """The trial of the job's own settings; a population may have changed them on the way."""
+        own = (row for row in self.rows if row.values == self.state.get("default") and not row.result.get("mixed"))
+        return next(own, None)
+
+    @property
     def kept(self) -> bool:
         return bool(self.gains) and self.gains[0].ahead is False
+
+    @property
+    def holds(self) -> str:
+        """What best.yaml holds, in words."""
+        if self.kept:
+            return "the job's own settings: with new seeds best_trial.yaml is not ahead of them by a standard error"
+        if not self.gains or self.gains[0].ahead is None:
+            return "the settings of the best trial, which was not compared with the job's own on several new seeds"
+        return "the settings of the best trial, which with new seeds is ahead of the job's own by more than a standard error"
 
     @property
     def config(self) -> RunConfig | None:
@@ -96,15 +111,21 @@ def read(folder: Path) -> Found:
         row.number = number
     best = best_of(rows)
     candidate = apply(state["base"], best_values(state["base"], best)) if best is not None else None
-    return Found(state, rows, best, candidate, gains(read_rows(folder / GAIN)), apply(state["base"], {}))
+    measured = [row for row in read_rows(folder / GAIN) if best is not None and row.values.get("_of") == best.trial]
+    return Found(state, rows, best, candidate, gains(measured), apply(state["base"], {}))
 
 
 def gains(rows: list[Row]) -> list[Gain]:
-    """Of the objective, and of the test metrics where the data set has labelled test pictures."""
+    """Of the objective, and of the test metrics where the data set has labelled test pictures.
+
+    A best that fails with a new seed counts as the worst there, as a failing trial does.
+    """
     there: dict[str, dict[int, dict[str, float]]] = {"default": {}, "best": {}}
     for row in rows:
         if row.status == "finished":
             there[row.values["_who"]][row.values["seed"]] = _figures(row.result)
+        elif row.status == "failed" and row.values["_who"] == "best":
+            there["best"][row.values["seed"]] = {"objective": 0.0}
     seeds = sorted(there["default"].keys() & there["best"].keys())
     names = (
         [name for name in there["default"][seeds[0]] if all(name in there[w][s] for w in there for s in seeds)] if seeds else []
@@ -134,11 +155,13 @@ def _figures(result: dict[str, Any]) -> dict[str, float]:
 def importance(rows: list[Row]) -> tuple[list[tuple[str, float]], float]:
     """How much each parameter has to do with the objective at the first rung, which all trials reached: |rank correlation|.
 
+    Trials whose settings were changed on the way are left out: the score at the first rung is of others.
+
     Returns:
         (parameter, value in [0, 1]), greatest first; and what chance alone exceeds in one case out of twenty with so many trials
         (about 1.96 / sqrt(n - 1)). Both mean little with few trials.
     """
-    judged = [row for row in rows if row.history and row.history[0][0] == 1]
+    judged = [row for row in rows if row.history and row.history[0][0] == 1 and not row.result.get("mixed")]
     if len(judged) < 4:
         return [], math.nan
     scores = rankdata([row.history[0][1] for row in judged])

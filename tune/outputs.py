@@ -15,7 +15,6 @@ from tune.page import page
 from tune.state import put
 
 HEAD = "# Found by tune/search.py. `bikd train --config` takes it as it is.\n"
-KEPT = "# The job's own settings: with new seeds the best trial (best_trial.yaml) was not ahead of them.\n"
 
 
 def write(folder: Path) -> Found:
@@ -25,7 +24,8 @@ def write(folder: Path) -> Found:
         the search; its best trial is None (and there is no YAML) where no trial came to a result.
     """
     found = read(folder)
-    for name, config, note in (("best.yaml", found.config, KEPT if found.kept else ""), ("best_trial.yaml", found.candidate, "")):
+    holds = f"# It holds {found.holds}.\n"
+    for name, config, note in (("best.yaml", found.config, holds), ("best_trial.yaml", found.candidate, "")):
         if config is not None:
             put(folder / name, HEAD + note + yaml.safe_dump(plain(config), sort_keys=False))
     _table(folder / "trials.csv", found)
@@ -46,8 +46,8 @@ def _table(path: Path, found: Found) -> None:
             "objective_own_map": row.result.get("score_own_map"),
             **{f"validation_{k}": statistics.fmean(m[k] for m in metrics) for k in (metrics[0] if metrics else {})},
             "latency_ms": row.result.get("latency"), "fastest_for_its_accuracy": int(row.trial in fronted) if fronted else None,
-            "starts": row.starts, "training_seconds": row.result.get("training_seconds"),
-            "seconds": row.result.get("trial_seconds"),
+            "mixed": int(bool(row.result.get("mixed"))), "starts": row.starts,
+            "training_seconds": row.result.get("training_seconds"), "seconds": row.result.get("trial_seconds"),
             **{key: row.values.get(key) for key in keys}, **{f"map.{k}": v for k, v in row.result.get("map", {}).items()},
         }  # fmt: skip
         lines.append(line)

@@ -17,10 +17,6 @@ from tune.space import SPACE, Range
 STYLE = Path(__file__).with_name("page.css")
 
 
-KEPT = "The job's own settings are as good a choice: best.yaml holds them, best_trial.yaml what was found."
-TAKEN = "The best trial is ahead of the job's own settings by more than one standard error: best.yaml holds it."
-
-
 def page(found: Found) -> str:
     """The whole page; the same records give the same page."""
     options, rows = found.state["options"], found.rows
@@ -60,8 +56,8 @@ def _summary(found: Found) -> str:
     counts = ", ".join(f"{count} {name}" for name, count in by.items() if count)
     seconds, share = found.state.get("seconds", 0.0), overhead(found.state, found.rows)
     text = f"Trial {found.best.number} is the best of those that got furthest: objective {found.best.score:.4f}"
-    default = next((row for row in found.rows if row.number == 0 and row.rung == found.best.rung), None)
-    if default is not None:
+    default = found.default
+    if default is not None and default.rung == found.best.rung:
         text += f", the job's own settings {default.result['score_own_map']:.4f}"
     cost = f"{counts}." + (f" {seconds:.0f} s, {share:.0%} of them not in training steps." if math.isfinite(share) else "")
     return f"<p class='verdict'>{text}.</p><p class='soft'>{cost}</p>"
@@ -73,7 +69,7 @@ def _gains(found: Found) -> str:
     main, count = found.gains[0], len(found.gains[0].differences)
     said = f"<p class='verdict'>{main.name.capitalize()}: {main.verdict}.</p>"
     if count > 1:
-        said += f"<p>{KEPT if found.kept else TAKEN}</p>"
+        said += f"<p>best.yaml holds {escape(found.holds)}.</p>"
     lines = []
     for g in found.gains:
         interval = f"{100 * g.low:+.2f} to {100 * g.high:+.2f}" if math.isfinite(g.low) else "not known"
@@ -99,7 +95,7 @@ def _key() -> str:
 def _class(row: Row, found: Found) -> str:
     if found.best is not None and row.trial == found.best.trial:
         return "path best"
-    return "path default" if row.number == 0 else "path" if row.status == "finished" else "path stopped"
+    return "path default" if row is found.default else "path" if row.status == "finished" else "path stopped"
 
 
 def _colour(row: Row, scores: list[float]) -> str:
@@ -109,8 +105,8 @@ def _colour(row: Row, scores: list[float]) -> str:
 
 
 def _parallel(found: Found) -> str:
-    """One axis a parameter that varied, the objective at the first rung last; one line a trial."""
-    rows = [row for row in found.rows if row.history]
+    """One axis a parameter that varied, the objective at the first rung last; one line a trial that kept its settings."""
+    rows = [row for row in found.rows if row.history and not row.result.get("mixed")]
     keys = [k for k in dict.fromkeys(k for r in rows for k in r.values) if len({repr(r.values.get(k)) for r in rows}) > 1]
     if not rows or not keys:
         return "<p>Nothing varied yet.</p>"

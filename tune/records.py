@@ -78,7 +78,8 @@ class Recorder(Callback):
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         kept = {key: result[key] for key in KEPT if key in result}
-        self._write("result", trial, values=dict(trial.config), result=kept)
+        # what it was made by: a population's scheduler was here before, and may have given the trial other settings already
+        self._write("result", trial, values=dict(result.get("config") or trial.config), result=kept)
         print(_line(trial.trial_id, kept), flush=True)
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
@@ -109,9 +110,12 @@ def read_rows(path: Path) -> list[Row]:
             continue
         row = rows.setdefault(entry["trial"], Row(entry["trial"], len(rows), {}))
         if entry["what"] == "start":
-            row.values, row.starts, row.error = _flat(entry["values"]), row.starts + 1, ""
+            row.values = row.values if row.result else _flat(entry["values"])
+            row.starts, row.error = row.starts + 1, ""
         elif entry["what"] == "result":
-            if entry["result"].get("rung", 0) >= row.rung:
+            if entry["result"].get("reason") and row.rung:
+                row.error = entry["result"]["reason"]
+            elif entry["result"].get("rung", 0) >= row.rung:
                 row.values, row.result = _flat(entry["values"]), entry["result"]
             if not entry["result"].get("reason"):
                 known = dict(row.history)

@@ -33,8 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if done and options.gain_seeds:
         done = gain(options, base, found.best)
         found = write(folder)
-    what = ": the job's own settings; with new seeds the best trial (best_trial.yaml) was not ahead of them" if found.kept else ""
-    print(f"best     {folder / 'best.yaml'}{what}\ntrials   {folder / 'trials.csv'}\npage     {folder / 'search.html'}")
+    print(f"best     {folder / 'best.yaml'}: {found.holds}\ntrials   {folder / 'trials.csv'}\npage     {folder / 'search.html'}")
     if not done:
         print(f"interrupted; `python tune/search.py --resume {folder}` goes on.", file=sys.stderr)
         return 130
@@ -120,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         default=[],
         metavar="FILE",
-        help="settings (YAML) to try first, best.yaml of another search for one",
+        help="settings (YAML) to try first, best_trial.yaml of another search for one",
     )
     add("--categories", type=int, default=Options.categories, help="most categories that a trial trains; 0: all of the job's")
     add("--latency", action="store_true", help="also prefer fast detectors; needs --searcher optuna")

@@ -1,5 +1,6 @@
 """How much memory pictures may take before they lie in files instead."""
 
+import os
 from pathlib import Path
 
 import psutil
@@ -19,3 +20,8 @@ def memory() -> int:
 def allowed(limit_gb: float) -> float:
     """Bytes for pictures on this machine: ``limit_gb``, or where it is 0 :data:`MEMORY_SHARE` of its memory."""
     return limit_gb * 1e9 if limit_gb else MEMORY_SHARE * memory()
+
+
+def local_size() -> int:
+    """Ranks on this machine, as the launcher says; 1 where none did."""
+    return int(os.environ.get("LOCAL_SIZE", "1"))

@@ -109,7 +109,8 @@ def measure_good(detector: Detector, pictures: torch.Tensor) -> None:
 def weigh(detector: Detector, pictures: torch.Tensor) -> bool:
     """Set what the map weighs its channels, levels and parts by from good pictures, uint8 (N, 3, S, S); whether anything was.
 
-    :data:`MEASURED` of them, evenly spread, are looked at: the networks run over them twice, and means gain nothing from more.
+    :data:`MEASURED` of them, evenly spread, are looked at: the networks run over them two or three times, for scales that
+    gain little from more.
     """
     config = detector.map_config
     pictures = pictures[evenly(len(pictures), MEASURED)]

@@ -18,7 +18,7 @@ from bikd_fast.config import DataConfig
 from bikd_fast.data import Category, Sample, decode_image, has_masks, load_images, load_masks
 from bikd_fast.data.cache import scratch
 from bikd_fast.data.embedded import cache_folder
-from bikd_fast.data.room import allowed
+from bikd_fast.data.room import allowed, local_size
 from bikd_fast.data.threads import default_threads
 from bikd_fast.inference.diagnostics import Gauge
 from bikd_fast.inference.heatmaps import heatmap_names, remove_others
@@ -51,11 +51,7 @@ def evaluate_category(
     """
     mine = share.of(len(category.test))
     given = [category.test[i] for i in mine]
-    side, kept_in = detector.image_size, Path(data.cache_dir).expanduser() if data.cache_dir else cache_folder()
-    held = len(category.test) * BYTES * side * side <= allowed(data.cache_gb)
-    pictures, samples, skipped = load_images(
-        given, side, data.on_bad_image, memory_limit=None if held else 0, cache_dir=kept_in
-    )
+    pictures, samples, skipped, maps = test_pictures(given, detector.image_size, data)
     bad = dict(skipped)
     kept = np.array([i for i, sample in zip(mine, given) if sample.path not in bad], np.int64)
     everything = share.collect(kept, kept)
@@ -63,7 +59,6 @@ def evaluate_category(
     measured = has_masks([category.test[i] for i in everything])
     masks = load_masks(samples) if measured else [np.zeros((1, 1), bool)] * len(samples)
     gauge = Gauge(detector, masks)
-    maps = None if held or not samples else torch.from_numpy(scratch(kept_in, (len(samples), side, side)))
     outputs = run(detector, pictures, look=gauge if measured else None, maps=maps)
     result = evaluate(
         list(outputs.maps.numpy()) if measured else [np.zeros((1, 1), np.float32)] * len(samples),
@@ -89,13 +84,35 @@ def evaluate_category(
     return result
 
 
+def test_pictures(
+    samples: Sequence[Sample], side: int, data: DataConfig
+) -> tuple[torch.Tensor, list[Sample], list[tuple[Path, str]], torch.Tensor | None]:
+    """Pictures, samples and skipped ones of :func:`load_images`, and where :func:`run` is to write their maps.
+
+    Pictures and maps lie in files of ``data``'s cache folder where all ranks of this machine together would need more memory than
+    it allows; the maps are None where new memory will do.
+    """
+    folder = Path(data.cache_dir).expanduser() if data.cache_dir else cache_folder()
+    held = len(samples) * BYTES * side * side * local_size() <= allowed(data.cache_gb)
+    pictures, kept, skipped = load_images(
+        samples, side, data.on_bad_image, memory_limit=None if held else 0, cache_dir=folder
+    )
+    maps = None if held or not kept else torch.from_numpy(scratch(folder, (len(kept), side, side)))
+    return pictures, kept, skipped, maps
+
+
+def _shown(maps: torch.Tensor) -> np.ndarray:
+    """(N, S, S) -> (N, s, s) float16 of about :data:`DISPLAY_SIDE` pixels, a block at a time: maps may lie in a file."""
+    step = max(1, maps.shape[-1] // DISPLAY_SIDE)
+    blocks = [F.avg_pool2d(some.unsqueeze(1), step).squeeze(1).numpy().astype(np.float16) for some in maps.split(64)]
+    return np.concatenate(blocks)
+
+
 def _write_predictions(
     path: Path, samples: Sequence[Sample], places: np.ndarray, outputs: Outputs, detector: Detector, share: Share
 ) -> None:
     """``samples``: of all ranks; ``places``: which of them ``outputs`` belongs to."""
-    step = max(1, outputs.maps.shape[-1] // DISPLAY_SIDE)
-    shown = F.avg_pool2d(outputs.maps.unsqueeze(1), step).squeeze(1).numpy().astype(np.float16)
-    scores, shown = share.collect(outputs.scores.numpy(), places), share.collect(shown, places)
+    scores, shown = share.collect(outputs.scores.numpy(), places), share.collect(_shown(outputs.maps), places)
     if not share.first:
         return
     temporary = path.with_name(".predictions.tmp.npz")

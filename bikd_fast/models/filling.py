@@ -5,6 +5,9 @@ good place, so maps show rings and arcs where defects are. Two operators of grey
 bridges gaps narrower than its disk, and hole filling raises every place to the lowest value that has to be crossed from it to the
 border (Soille, "Morphological Image Analysis", 2nd edition 2003, sections 4.4 and 6.3.7; Vincent, "Morphological grayscale
 reconstruction in image analysis", IEEE Transactions on Image Processing 2, 1993). Neither lowers a value nor exceeds the maximum.
+
+What a detector adds to its map is the difference, softened: nobody knows where inside a ring the defect ends to a position. So the
+ring itself rises a little too, and with it the score of a picture that has one.
 """
 
 from __future__ import annotations
@@ -17,11 +20,11 @@ NEVER = -1e30  # lower than any map; infinities are not for exported networks
 
 
 def added(maps: torch.Tensor) -> torch.Tensor:
-    """(B, h, w) float -> what filling adds, averaged over 5 x 5: nobody knows where inside a ring the defect ends to a position."""
-    return F.avg_pool2d((filled(maps) - maps).unsqueeze(1), 5, 1, 2, count_include_pad=False).squeeze(1)
+    """(B, h, w) float -> what closing adds, at least 0, averaged over 5 x 5 positions."""
+    return F.avg_pool2d((closed(maps) - maps).unsqueeze(1), 5, 1, 2, count_include_pad=False).squeeze(1)
 
 
-def filled(maps: torch.Tensor, reach: int | None = None) -> torch.Tensor:
+def closed(maps: torch.Tensor, reach: int | None = None) -> torch.Tensor:
     """(B, h, w) float -> the same with gaps bridged and holes filled. No step depends on values, so it can be exported.
 
     Args:

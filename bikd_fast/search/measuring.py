@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from bikd_fast.config import MapConfig, RunConfig
-from bikd_fast.data import Category, has_masks, load_images, load_masks
+from bikd_fast.data import Category, has_masks, load_masks
 from bikd_fast.errors import UserError
 from bikd_fast.inference.calibration import calibrate, levels_of
+from bikd_fast.inference.evaluation import test_pictures
 from bikd_fast.inference.runner import run
 from bikd_fast.metrics import evaluate
 from bikd_fast.models.detector import Detector
@@ -162,8 +163,8 @@ def _clone(value: torch.Tensor | None) -> torch.Tensor | None:
 
 def test_metrics(detector: Detector, category: Category, config: RunConfig) -> dict[str, float]:
     """:data:`TRUE` of the test set as `bikd evaluate` measures them. For reports; nothing is chosen by it."""
-    pictures, samples, _ = load_images(category.test, detector.image_size, on_bad_image=config.data.on_bad_image)
-    outputs = run(detector, pictures)
+    pictures, samples, _, maps = test_pictures(category.test, detector.image_size, config.data)
+    outputs = run(detector, pictures, maps=maps)
     if not has_masks(samples):
         masks: list[Any] = [torch.zeros(1, 1, dtype=torch.bool).numpy()] * len(samples)
         labels = [s.label for s in samples]

@@ -224,7 +224,7 @@ class Trial:
         self.progress.settings = own
         if another:
             shutil.rmtree(self.folder, ignore_errors=True)
-        groups = dict(training_groups(self.config, _categories(self.config)))
+        groups = dict(training_groups(self.config, _categories(self.config))) if another else {}
         for file in folder.glob("*@*"):
             name, _, what = file.name.partition("@")
             training = what.startswith("step-")

@@ -18,6 +18,7 @@ import psutil
 import torch
 import torch.distributed as dist
 
+from bikd_fast.data.room import local_size
 from bikd_fast.errors import UserError
 from bikd_fast.training import place
 from bikd_fast.training.watch import LOST, Watch
@@ -149,7 +150,7 @@ def _join() -> torch.device:
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
-        share_cores(place.local_size())
+        share_cores(local_size())
     if get_accelerator().device_name() == "cpu":
         # DeepSpeed would compile a shared-memory all-reduce that training never calls: 45 s, and a crash without a compiler.
         from deepspeed.ops import __compatible_ops__

@@ -86,11 +86,6 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def local_size() -> int:
-    """Ranks on this machine, as the launcher says; 1 where none did."""
-    return int(os.environ.get("LOCAL_SIZE", "1"))
-
-
 @contextmanager
 def said_once() -> Iterator[None]:
     """What all ranks of a job find wrong before they know of each other is said by the first one of each machine.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import psutil
 import torch
 
+from bikd_fast.data.room import local_size
 from bikd_fast.models.backbone import Backbone
 from bikd_fast.models.lowered import lowered
 from bikd_fast.training.kept import NOTHING, Kept
-from bikd_fast.training.place import local_size
 from bikd_fast.training.sampling import Batch
 from bikd_fast.training.streaming import Stream
 

@@ -11,13 +11,12 @@ from collections.abc import Sequence
 import torch
 
 from bikd_fast.data.ahead import Ahead
-from bikd_fast.data.room import MEMORY_SHARE, allowed
+from bikd_fast.data.room import MEMORY_SHARE, allowed, local_size
 from bikd_fast.data.store import Store
 from bikd_fast.data.threads import default_threads
 from bikd_fast.simulation.content import foreign_rows
 from bikd_fast.simulation.foreground import evenly
 from bikd_fast.training.mirrors import COPIES
-from bikd_fast.training.place import local_size
 from bikd_fast.training.sampling import Sampler
 
 COPIES_HELD = 6  # a set in memory is there as it was read, without the held-out ones, and with three mirrored copies

@@ -13,6 +13,7 @@ from bikd_fast import evaluate as command
 from bikd_fast.config import DataConfig
 from bikd_fast.data import Category, DataError, Sample
 from bikd_fast.data.cache import scratch
+from bikd_fast.inference import evaluation
 from bikd_fast.inference.evaluation import evaluate_category
 
 
@@ -49,12 +50,15 @@ def test_the_command_passes_it_on(monkeypatch):
     assert asked == {"run": Path("runs/x"), "report": False, "aupimo": True}
 
 
-def test_a_test_set_larger_than_memory_is_measured_to_the_same_bit(detector, category, tmp_path):
-    cache = tmp_path / "cache"
+def test_a_test_set_larger_than_memory_is_measured_to_the_same_bit(detector, category, tmp_path, monkeypatch):
+    cache, files = tmp_path / "cache", []
+    monkeypatch.setattr(evaluation, "scratch", lambda *given: files.append(given) or scratch(*given))
     held = evaluate_category(detector, category, DataConfig(), tmp_path / "held")
+    assert not files
     large = evaluate_category(detector, category, DataConfig(cache_gb=1e-6, cache_dir=str(cache)), tmp_path / "large")
     assert large == held
-    assert [p.suffix for p in sorted(cache.glob("pictures-*"))] == [".json", ".npy"]  # the maps' file went with its array
+    assert files == [(cache, (6, 64, 64))]
+    assert [p.suffix for p in sorted(cache.iterdir()) if not p.name.startswith(".")] == [".json", ".npy"]  # the maps' file is gone
     for name in ("held", "large"):
         assert (tmp_path / name / "predictions.npz").is_file()
     one, two = (np.load(tmp_path / name / "predictions.npz") for name in ("held", "large"))

@@ -8,7 +8,7 @@ from skimage.morphology import reconstruction
 from tiny_detector import make_detector
 
 from bikd_fast.config import MapConfig
-from bikd_fast.models.filling import filled
+from bikd_fast.models.filling import added, closed
 
 
 def octagon(square: int, rhombus: int) -> np.ndarray:
@@ -29,35 +29,43 @@ def test_it_is_a_closing_and_a_hole_filling(seed):
     rng = np.random.default_rng(seed)
     noise = np.stack([gaussian_filter(rng.normal(size=(64, 64)), s) for s in (1.5, 3)]).astype(np.float32)
     maps = torch.from_numpy(noise)
-    for given, exact, near in zip(noise, filled(maps, reach=600).numpy(), filled(maps).numpy()):
+    for given, exact, near in zip(noise, closed(maps, reach=600).numpy(), closed(maps).numpy()):
         wide = np.pad(given, 8, constant_values=-9)  # outside there is nothing
-        closed = grey_erosion(grey_dilation(wide, footprint=octagon(3, 4)), footprint=octagon(3, 4))[8:-8, 8:-8]
-        marker = closed.copy()
-        marker[1:-1, 1:-1] = closed.max()
-        known = reconstruction(marker, closed, method="erosion")
+        bridged = grey_erosion(grey_dilation(wide, footprint=octagon(3, 4)), footprint=octagon(3, 4))[8:-8, 8:-8]
+        marker = bridged.copy()
+        marker[1:-1, 1:-1] = bridged.max()
+        known = reconstruction(marker, bridged, method="erosion")
         assert np.mean(known > given) > 0.3 and np.abs(exact - known).max() < 1e-6
         assert (near >= exact).all() and np.mean(near == exact) > 0.7  # half a side is not far enough for every path through noise
 
 
 def test_values_are_never_lowered_and_never_exceed_the_highest():
     maps = torch.randn(4, 32, 48, generator=torch.Generator().manual_seed(0))
-    found = filled(maps)
+    found = closed(maps)
     assert found.shape == maps.shape and (found >= maps).all() and torch.equal(found.amax((1, 2)), maps.amax((1, 2)))
 
 
 def test_what_is_enclosed_is_filled_and_what_is_open_is_not():
-    closed, narrow, wide = filled(ring(20)), filled(ring(20, gap=9)), filled(ring(20, gap=22))
-    assert closed[0, 31, 31] == 1 and narrow[0, 31, 31] == 1  # a gap narrower than the disk is bridged
+    whole, narrow, wide = closed(ring(20)), closed(ring(20, gap=9)), closed(ring(20, gap=22))
+    assert whole[0, 31, 31] == 1 and narrow[0, 31, 31] == 1  # a gap narrower than the disk is bridged
     assert wide[0, 31, 31] == 0
-    assert all(found[0, 2, 2] == 0 for found in (closed, narrow, wide))
+    assert all(found[0, 2, 2] == 0 for found in (whole, narrow, wide))
     ramp = torch.arange(64.0).expand(1, 64, 64)
-    assert torch.equal(filled(ramp), ramp)
+    assert torch.equal(closed(ramp), ramp)
+
+
+def test_what_is_added_is_soft_and_reaches_the_ring_itself():
+    """A disk of 1 inside the ring, 0 outside it, averaged over 5 x 5."""
+    found = added(ring(20))[0]
+    assert found[31, 31] == 1 and found[2, 2] == 0 and (found >= 0).all() and found.max() == 1
+    on_ring = found[ring(20)[0] > 0]
+    assert 0.1 < on_ring.mean() < 0.6 and not added(torch.zeros(1, 16, 16)).any()
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 16])
 def test_maps_of_any_size(side):
     flat = torch.full((2, side, side), -3.0)
-    assert torch.equal(filled(flat), flat)
+    assert torch.equal(closed(flat), flat)
 
 
 def test_a_detectors_map_is_filled_where_it_is_asked_to():

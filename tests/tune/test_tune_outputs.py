@@ -104,7 +104,7 @@ def test_a_gain_is_claimed_only_where_its_interval_is_above_zero(folder):
     lines = []
     for seed, scores in ((1001, (0.8, 0.81)), (1002, (0.82, 0.80)), (1003, (0.8, 0.8))):
         for who, score in zip(("default", "best"), scores):
-            values = {"point": {"_who": who, "seed": seed}}
+            values = {"point": {"_who": who, "_of": "b", "seed": seed}}
             test = {"brick": {"image_auroc": score + 0.1, "pixel_auroc": 0.9, "aupro": 0.8}}
             for what in ({"what": "start"}, {"what": "result", "result": result(1, score, test=test, finished=True)}):
                 lines.append(json.dumps({"trial": f"{who}{seed}", "values": values, **what}))
@@ -114,7 +114,7 @@ def test_a_gain_is_claimed_only_where_its_interval_is_above_zero(folder):
     assert found[0].differences == pytest.approx([0.01, -0.02, 0.0]) and found[0].verdict.startswith("no gain")
     write(folder)
     page = (folder / "search.html").read_text()
-    assert "no gain that could be told from chance" in page and "own settings are as good a choice" in page
+    assert "no gain that could be told from chance" in page and "own settings: with new seeds best_trial.yaml is not ahead" in page
     assert load_run(folder / "best.yaml") == RunConfig() and load_run(folder / "best_trial.yaml").objective.beta == 0.5
 
 
@@ -124,16 +124,54 @@ def test_the_jobs_own_settings_stand_unless_the_best_is_ahead_by_more_than_a_sta
     for scores, ahead in cases.items():
         assert gain("x", [0.8] * 3, list(scores)).ahead is ahead
         lines = [
-            json.dumps({"what": what, "trial": f"{who}{seed}", "values": {"_who": who, "seed": seed}, "result": result(3, score)})
+            json.dumps({"what": what, "trial": f"{who}{seed}", "values": values, "result": result(3, score)})
             for seed, other in enumerate(scores)
             for who, score in (("default", 0.8), ("best", other))
+            for values in [{"_who": who, "_of": "b", "seed": seed}]
             for what in ("start", "result")
         ]
         (folder / "gain.jsonl").write_text("\n".join(lines))
         assert write(folder).kept is not ahead
         assert load_run(folder / "best.yaml").objective.beta == (0.5 if ahead else 0.3)
         assert load_run(folder / "best_trial.yaml").objective.beta == 0.5
-        assert ("own settings" in (folder / "best.yaml").read_text()) is not ahead
+        assert ("the job's own settings: with" in (folder / "best.yaml").read_text()) is not ahead
+    # of another trial, which was the best before: says nothing of this one
+    (folder / "gain.jsonl").write_text((folder / "gain.jsonl").read_text().replace('"_of": "b"', '"_of": "a"'))
+    assert not read(folder).gains and not read(folder).kept
+
+
+def test_a_best_that_fails_with_new_seeds_is_not_recommended(folder):
+    def line(who, seed, found):
+        of = {"trial": f"{who}{seed}", "values": {"_who": who, "_of": "b", "seed": seed}}
+        return [json.dumps(of | what) for what in ({"what": "start"}, {"what": "result", "result": found})]
+
+    failed = {"score": 0.0, "rung": 0, "reason": "TrainingError: not finite", "finished": True}
+    lines = [text for seed in range(3) for text in line("default", seed, result(3, 0.8)) + line("best", seed, failed)]
+    (folder / "gain.jsonl").write_text("\n".join(lines))
+    assert write(folder).kept and read(folder).gains[0].best == [0.0] * 3
+    assert load_run(folder / "best.yaml") == RunConfig()
+
+
+def test_a_trial_that_fails_on_the_way_keeps_its_reason_and_is_not_the_best(folder):
+    failed = {"score": 0.0, "rung": 0, "reason": "ConfigError: no", "finished": True}
+    with (folder / "results.jsonl").open("a") as file:
+        file.write("\n" + json.dumps({"what": "result", "trial": "b", "values": OWN, "result": failed}) + "\n")
+    row = next(row for row in read_rows(folder / "results.jsonl") if row.trial == "b")
+    assert row.status == "failed" and row.error == "ConfigError: no" and row.rung == 3
+    assert read(folder).best.trial == "a"
+
+
+def test_a_changed_trial_is_not_called_the_jobs_own_settings(folder):
+    """A population took the first trial over: what it began with is not what it has become."""
+    assert read(folder).default.trial == "a"
+    text = (folder / "results.jsonl").read_text()
+    more = {"what": "result", "trial": "a", "values": OWN | {"objective.beta": 0.6}, "result": result(3, 0.9, mixed=True)}
+    start = {"what": "start", "trial": "b", "values": OWN | {"objective.beta": 0.1}}  # what it goes on with has no result yet
+    (folder / "results.jsonl").write_text("\n".join([text, json.dumps(more), json.dumps(start)]) + "\n")
+    found = write(folder)
+    assert found.default is None and found.best.trial == "b" and found.best.values["objective.beta"] == 0.5
+    assert "own settings" not in (folder / "search.html").read_text().split("Gain over")[0]
+    assert [r["mixed"] for r in csv.DictReader((folder / "trials.csv").open())].count("1") == 1
 
 
 def test_importance_sees_what_moves_the_objective(folder):
