@@ -58,6 +58,7 @@ SPACE: Space = {
 MAPS: dict[str, tuple[Any, ...]] = {  # setting of map: values tried on every trained detector, besides the job's own
     "sigma": (2.0, 6.0),  # half and one and a half times the default of 4 pixels; flat in between
     "combine": ("sum", "product"),  # any level may raise an alarm, or all have to
+    "fill": (True, False),  # good for large defects, bad for small and thin ones
     "score": ("max", "topk"),  # one pixel may raise an alarm, or a hundred have to
 }
 LATENCY: Space = {  # drawn only where latency is an objective too: nothing above changes the networks
