@@ -18,7 +18,7 @@ from bikd_fast.search.trial import names_of, rungs
 from bikd_fast.search.worker import METRIC, Worker, resource
 from tune import cluster
 from tune import space as spaces
-from tune.records import Recorder, Row, best_of, best_values, read_rows
+from tune.records import Recorder, Row, best_of, best_values, gain_rows, read_rows
 from tune.schedule import PARTS, scheduler, searcher
 from tune.state import GAIN, NEW_SEED, RESULTS, Options, kept, read_settings, remember
 
@@ -58,7 +58,8 @@ def search(options: Options, base: dict[str, Any], resumed: bool) -> bool:
             ),
             space=spaces.to_ray(space) if options.searcher == "random" else {},
         )
-        rows, done = _ended(record, options.trials)
+        rows = read_rows(record)
+        done = _ended(rows, options.trials)
         mixed = max(
             (row for row in rows if row.result.get("mixed") and row.status == "finished"), key=lambda r: r.score, default=None
         )
@@ -66,7 +67,8 @@ def search(options: Options, base: dict[str, Any], resumed: bool) -> bool:
         if done and mixed is not None and (clean is None or clean.rung < mixed.rung or clean.score < mixed.score):
             # what a population came to is trained once more, from scratch, as `bikd train` will
             _fixed(trainable, storage, f"{name}-again", record, [mixed.values], at_once, reuse=False)
-            rows, done = _ended(record, options.trials + 1)
+            rows = read_rows(record)
+            done = _ended(rows, options.trials + 1)
         if done:
             _tidy(job["work"], keep=best_of(rows))
         return done
@@ -92,7 +94,7 @@ def gain(options: Options, base: dict[str, Any], best: Row) -> bool:
     try:
         trainable = tune.with_resources(tune.with_parameters(Worker, job=job), own)
         _fixed(trainable, storage, name, folder / GAIN, points, at_once, reuse=options.ranks_per_trial == 1)
-        done = _ended(folder / GAIN, len(points), of=best.trial)[1]
+        done = _ended(gain_rows(folder / GAIN, best), len(points))
         if done:
             _tidy(job["work"])
         return done
@@ -100,10 +102,9 @@ def gain(options: Options, base: dict[str, Any], best: Row) -> bool:
         ray.shutdown()
 
 
-def _ended(record: Path, count: int, of: str | None = None) -> tuple[list[Row], bool]:
-    """The recorded trials (those that measure the gain ``of`` a trial), and whether they are so many and all at their end."""
-    rows = [row for row in read_rows(record) if of is None or row.values.get("_of") == of]
-    return rows, len(rows) >= count and all(row.status != "unfinished" for row in rows)
+def _ended(rows: list[Row], count: int) -> bool:
+    """Whether there are so many trials and all are at their end."""
+    return len(rows) >= count and all(row.status != "unfinished" for row in rows)
 
 
 def _fixed(trainable: Any, storage: str, name: str, record: Path, points: list, at_once: int, reuse: bool) -> None:

@@ -13,7 +13,7 @@ from scipy.stats import rankdata, t
 
 from bikd_fast.config import RunConfig
 from bikd_fast.search.settings import apply
-from tune.records import Row, best_of, best_values, read_rows
+from tune.records import Row, best_of, best_values, gain_rows, read_rows
 from tune.state import GAIN, RESULTS, kept
 
 
@@ -111,7 +111,7 @@ def read(folder: Path) -> Found:
         row.number = number
     best = best_of(rows)
     candidate = apply(state["base"], best_values(state["base"], best)) if best is not None else None
-    measured = [row for row in read_rows(folder / GAIN) if best is not None and row.values.get("_of") == best.trial]
+    measured = gain_rows(folder / GAIN, best) if best is not None else []
     return Found(state, rows, best, candidate, gains(measured), apply(state["base"], {}))
 
 

@@ -130,6 +130,11 @@ def read_rows(path: Path) -> list[Row]:
     return list(rows.values())
 
 
+def gain_rows(path: Path, of: Row) -> list[Row]:
+    """The rows that measure the gain of one trial; another may have been the best before."""
+    return [row for row in read_rows(path) if row.values.get("_of") == of.trial]
+
+
 def _flat(values: dict[str, Any]) -> dict[str, Any]:
     return values.get("point", values)
 

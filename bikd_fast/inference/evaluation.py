@@ -92,7 +92,7 @@ def test_pictures(
     Pictures and maps lie in files of ``data``'s cache folder where all ranks of this machine together would need more memory than
     it allows; the maps are None where new memory will do.
     """
-    folder = Path(data.cache_dir).expanduser() if data.cache_dir else cache_folder()
+    folder = cache_folder(data.cache_dir)
     held = len(samples) * BYTES * side * side * local_size() <= allowed(data.cache_gb)
     pictures, kept, skipped = load_images(
         samples, side, data.on_bad_image, memory_limit=None if held else 0, cache_dir=folder

@@ -167,7 +167,7 @@ def _pictures(
         training, held_out = split(len(kept), data.holdout, config.seed)
         _say(ranks, f"{name}: {len(training)} pictures to train on, {len(held_out)} held out, {len(skipped)} skipped")
         return pictures[training], pictures[held_out], [str(kept[i].path) for i in training]
-    folder = Path(data.cache_dir).expanduser() if data.cache_dir else cache_folder()
+    folder = cache_folder(data.cache_dir)
     store = Store(samples, data.image_size, folder, data.on_bad_image)
     training, held_out = split(len(samples), data.holdout, config.seed)
     _say(ranks, f"{name}: {len(training)} pictures to train on, read while training ({folder}); {len(held_out)} held out")

@@ -60,8 +60,11 @@ def _squeezed(picture: np.ndarray) -> np.ndarray:
     return picture[:, :, 0] if picture.shape[2] == 1 else picture
 
 
-def cache_folder() -> Path:
-    """Where the embedded set is kept by default: bikd_fast under $XDG_CACHE_HOME or ~/.cache."""
+def cache_folder(named: str | None = None) -> Path:
+    """Where files that can be made anew are kept: the folder that the user named (``~`` is his home), or bikd_fast under
+    $XDG_CACHE_HOME or ~/.cache."""
+    if named:
+        return Path(named).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bikd_fast"
 
 
