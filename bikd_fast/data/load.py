@@ -9,8 +9,8 @@ import torch
 from torchvision.transforms.v2 import functional as F
 
 from bikd_fast.data.cache import open_mapped, picture_key, write_mapped
+from bikd_fast.data.cache_folder import cache_folder
 from bikd_fast.data.decode import decode_image, decode_mask, picture_size
-from bikd_fast.data.embedded import cache_folder
 from bikd_fast.data.errors import DataError
 from bikd_fast.data.samples import Sample
 from bikd_fast.data.threads import on_threads
@@ -53,7 +53,7 @@ def load_images(
         reasons = _fill(images, samples, size, on_bad_image, threads)
     else:
         key = picture_key(samples, size, on_bad_image)
-        folder = Path(cache_dir) if cache_dir is not None else cache_folder()
+        folder = cache_folder(cache_dir)
         stored, reasons = open_mapped(folder, key, shape) or write_mapped(
             folder, key, shape, lambda array: _fill(torch.from_numpy(array), samples, size, on_bad_image, threads)
         )

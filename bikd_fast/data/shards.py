@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from bikd_fast.data.embedded import cache_folder
+from bikd_fast.data.cache_folder import cache_folder
 from bikd_fast.data.errors import DataError
 from bikd_fast.data.listing import SUFFIXES, sub_folders
 from bikd_fast.data.samples import GOOD, Category, Sample

@@ -17,7 +17,7 @@ from PIL import Image
 from bikd_fast.config import DataConfig
 from bikd_fast.data import Category, Sample, decode_image, has_masks, load_images, load_masks
 from bikd_fast.data.cache import scratch
-from bikd_fast.data.embedded import cache_folder
+from bikd_fast.data.cache_folder import cache_folder
 from bikd_fast.data.room import allowed, local_size
 from bikd_fast.data.threads import default_threads
 from bikd_fast.inference.diagnostics import Gauge

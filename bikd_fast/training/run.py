@@ -20,7 +20,7 @@ import torch
 from bikd_fast.config import ConfigError, RunConfig, check, save, to_dict
 from bikd_fast.data import Category, Sample, load_images, open_dataset
 from bikd_fast.data.cache import identity
-from bikd_fast.data.embedded import cache_folder
+from bikd_fast.data.cache_folder import cache_folder
 from bikd_fast.data.listing import require_pictures
 from bikd_fast.data.store import Store
 from bikd_fast.inference.calibration import calibrate, measure_good

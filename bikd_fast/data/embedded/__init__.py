@@ -1,5 +1,5 @@
 """The embedded data set `textures`: real photographs and rendered products, with defects, made on first use."""
 
-from bikd_fast.data.embedded.build import cache_folder, ensure_textures
+from bikd_fast.data.embedded.build import ensure_textures
 
-__all__ = ["cache_folder", "ensure_textures"]
+__all__ = ["ensure_textures"]

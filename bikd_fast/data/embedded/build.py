@@ -1,7 +1,6 @@
 """Writing the embedded data set: every picture from its own random stream, the whole set appearing at once."""
 
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from bikd_fast.data.cache_folder import cache_folder
 from bikd_fast.data.embedded.defects import DEFECTS
 from bikd_fast.data.embedded.objects import biscuit, nut
 from bikd_fast.data.embedded.raster import Rng
@@ -60,21 +60,13 @@ def _squeezed(picture: np.ndarray) -> np.ndarray:
     return picture[:, :, 0] if picture.shape[2] == 1 else picture
 
 
-def cache_folder(named: str | None = None) -> Path:
-    """Where files that can be made anew are kept: the folder that the user named (``~`` is his home), or bikd_fast under
-    $XDG_CACHE_HOME or ~/.cache."""
-    if named:
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bikd_fast"
-
-
 def ensure_textures(root: Path | None = None) -> Path:
     """The folder of the embedded set in MVTec AD's layout, written on first use (about ten seconds).
 
     root: the folder to keep it in, None for cache_folder(). Safe when several processes start at once: one writes,
     into a temporary folder that is renamed when complete, and the others wait.
     Raises DataError if root can't be written."""
-    home = Path(root) if root is not None else cache_folder()
+    home = cache_folder(root)
     folder = home / f"textures-v{VERSION}"
     if (folder / "about.json").is_file():
         return folder
