@@ -30,10 +30,13 @@ from bikd_fast.config import RunConfig
 from bikd_fast.data import open_dataset
 
 ALONE = ["--model.head", "false", "--model.mahalanobis", "false"]
+WITHOUT = ["--map.fill", "false", "--simulation.kinds.relief", "0"]  # what the arms that are compared with `bare` lack
 ARMS: dict[str, tuple[str, list[str]]] = {  # name -> (configuration, overrides)
     "bikd": ("bikd", []),
     "f-only": ("bikd", ["--objective.beta", "0"]),
-    "no-fill": ("bikd", []),
+    "no-relief": ("bikd", ["--simulation.kinds.relief", "0"]),
+    "f-only-no-relief": ("bikd", ["--objective.beta", "0", "--simulation.kinds.relief", "0"]),
+    "bare": ("bikd", []),
     "wide-margin": ("bikd", ["--objective.margin", "1.0"]),
     "no-con": ("bikd", ["--objective.con", "false"]),
     "no-div": ("bikd", ["--objective.div", "false"]),
@@ -115,8 +118,8 @@ def run_all(options: argparse.Namespace, passed: list[str]) -> None:
 def given(arm: str, passed: Sequence[str]) -> list[str]:
     """The arm as options of `bikd train`."""
     config, overrides = ARMS[arm]
-    bare = ["--map.fill", "false"] if arm in evidence_page.UNFILLED else []
-    return ["--config", str(ROOT / f"configs/{config}.yaml"), *passed, *overrides, *bare]
+    without = WITHOUT if arm in evidence_page.PARTS else []
+    return ["--config", str(ROOT / f"configs/{config}.yaml"), *passed, *overrides, *without]
 
 
 def settings(arm: str, passed: Sequence[str]) -> RunConfig:

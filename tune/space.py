@@ -52,7 +52,7 @@ SPACE: Space = {
     "simulation.foreground": Choice((True, False), why="defects on the object alone, or anywhere"),
     **{
         f"simulation.kinds.{kind}": Range(0.0, 4.0, why="left out to twice the greatest default share")
-        for kind in ("blend", "patch", "scar", "curve", "warp", "stain", "blur", "missing", "hole")
+        for kind in ("blend", "patch", "scar", "curve", "warp", "stain", "blur", "missing", "hole", "relief")
     },
 }
 MAPS: dict[str, tuple[Any, ...]] = {  # setting of map: values tried on every trained detector, besides the job's own

@@ -49,6 +49,8 @@ class Fill(NamedTuple):
     color: Tensor  # (B, 3)
     gain: Tensor  # (B, 3)
     bias: Tensor
+    light: Tensor  # angle of the direction towards the light
+    shade: Tensor  # log of the factor on brightness on the side towards it
 
 
 def make_sources(pool: Tensor, textures: Tensor | None, shares: SourceShares) -> Sources:
@@ -132,6 +134,7 @@ def draw_fill(
         warp=draw.on("warp"), low=draw["low"], fill=draw["fill"].clamp(0, 1),
         color=_colors(images_low, object_grid, draw, outline, u[:, 8:13]),
         gain=(draw["gain"] + tint).exp(), bias=draw["bias"],
+        light=u[:, 13:14] * (2 * pi), shade=draw["shade"],
     )  # fmt: skip
 
 
@@ -209,7 +212,9 @@ def render(
     content = _fetch(images, sources, fill, pixels.sample, y, x, compact)
     content = torch.lerp(content, upsample_at(images_low, pixels), fill.low)
     content = torch.lerp(content, fill.color.T.unsqueeze(2), fill.fill)
-    return (content * fill.gain.T.unsqueeze(2) + fill.bias).clamp_(0, 1)
+    towards = fill.light.sin() * (pixels.y - outline.center_y) + fill.light.cos() * (pixels.x - outline.center_x)
+    shade = fill.shade * (towards / outline.peak).clamp(-1, 1)
+    return (content * (fill.gain.T.unsqueeze(2) * shade.exp()) + fill.bias).clamp_(0, 1)
 
 
 def make_visible(

@@ -57,6 +57,7 @@ DEFAULTS: dict[str, Range] = {
     "gain": (0.0, 0.0),  # log of the factor on brightness
     "tint": (0.0, 0.0),  # log of the factors on the channels, at most; none below 0
     "bias": (0.0, 0.0),  # added brightness
+    "shade": (0.0, 0.0),  # log of the factor on brightness on the side towards the light; its reciprocal on the other
 }
 
 PASTED: dict[str, Range] = {"gain": (-0.35, 0.3), "tint": (-0.1, 0.25), "bias": (-0.1, 0.1)}
@@ -104,6 +105,11 @@ ROWS: dict[str, dict[str, Range]] = {
         "noisy": OFF, "box": chance(0.1), "width": (2.5, 9.0), "aspect": (0.0, 0.9), "wobble": (-0.2, 0.8),
         "feather": (0.0, 0.5), "soft": chance(0.2), "opacity": (0.35, 1.0), "fill": (0.6, 1.0), "own": (-0.6, 0.4),
         "level": (-0.25, 0.7),
+    },
+    "relief": {
+        "noisy": OFF, "box": chance(0.1), "aspect": (0.0, 1.6), "cover": (0.0, 1.0), "wobble": (-0.2, 0.6),
+        "feather": (0.3, 1.0), "soft": chance(0.7), "opacity": (1.0, 1.0), "warp": ON, "zoom": (-0.5, 0.5),
+        "drag": (-0.2, 0.2), "shade": (-0.8, 0.8),
     },
 }  # fmt: skip
 

@@ -58,7 +58,9 @@ def test_every_arm_can_work_and_no_two_are_alike():
         check(run)
         assert run not in settings[:i], list(evidence.ARMS)[i]
     assert evidence_page.WHAT.keys() == evidence.ARMS.keys()
-    assert evidence.settings("bikd", []).map.fill and not any(evidence.settings(a, []).map.fill for a in evidence_page.UNFILLED)
+    bikd, parts = evidence.settings("bikd", []), [evidence.settings(arm, []) for arm in evidence_page.PARTS]
+    assert bikd.map.fill and bikd.simulation.kinds.relief
+    assert not any(part.map.fill or part.simulation.kinds.relief for part in parts)
 
 
 def test_one_detector_for_all_has_the_steps_of_one_for_each(tiny_mvtec):

@@ -178,6 +178,23 @@ def test_a_warp_leaves_the_colours_alone() -> None:
     assert made.corrupted[warped, 1].max() <= 90 / 255 + 1e-6
 
 
+def test_a_relief_is_bright_on_one_side_and_dark_on_the_other() -> None:
+    pool = torch.full((1, 3, 256, 256), 100, dtype=torch.uint8)  # plain: warping it changes nothing, so what is seen is the light
+    pool[:, 0] = 50
+    simulator = Simulator(only("relief"), pool)
+    images, index, keys = batch(pool, 64)
+    made = simulator(images, index, keys)
+    ratio = (made.corrupted / images).mean(1)
+    two_sided = 0
+    for sample, mask, factor in zip(made.corrupted, made.mask, ratio):
+        bright, dark = ((factor > 1.02) & mask).nonzero().float(), ((factor < 0.98) & mask).nonzero().float()
+        if len(bright) and len(dark):
+            two_sided += 1
+            assert (bright.mean(0) - dark.mean(0)).norm() > 2
+            assert (sample[1] / sample[0] - 2).abs().max() < 0.01  # the light has no colour
+    assert two_sided > 48  # the faintest become a plain shift of brightness
+
+
 def test_the_gpu_path_equals_the_cpu_path_and_never_waits() -> None:
     class Waits(TorchDispatchMode):
         def __init__(self) -> None:
