@@ -66,7 +66,7 @@ bottleneck student ranked parquet and felt at .51 and .57 (docs/method.md). The 
 standardise, and levels are weighed by what the student can predict of good pictures instead. No arm is told positions: students and
 memory take a joint or a brick wherever it lies, and mirrored or turned copies are added only where the training set itself shows
 them to be natural (bikd_fast/training/mirrors.py). What that does to structured categories (tiles, brick) stands in the tables
-above; the embedded set holds no woven category, and none has been run."""
+above. The embedded set holds no woven category; the third set does (wicker; by hand, docs/method.md)."""
 HEADER = """# Evidence: what each part is worth
 
 Written by `python benchmarks/evidence.py --page` from [benchmarks/results/evidence.csv](../benchmarks/results/evidence.csv);
