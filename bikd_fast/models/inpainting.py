@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 
 from bikd_fast.models.plain_students import ImageStudent, Student
-from bikd_fast.simulation.random import uniform
+from bikd_fast.simulation.random import Stream, uniform
 
 CELLS = (1 / 16, 1 / 8)  # sides of the cells, as shares of the picture's side
 SETS = 4  # disjoint sets of cells, every second one a row and a column, so that what is around a hidden cell is seen
-STREAM = 31  # of the random choice of a mask, apart from those of the simulation
+STREAM = Stream(31, 1)  # of the random choice of a mask, apart from those of the simulation
 
 
 class InpaintingStudent(Student):
@@ -51,7 +51,7 @@ class InpaintingStudent(Student):
     def masked(self, picture: torch.Tensor, keys: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """One mask a picture, chosen by its key: restored levels [(B, C_k, H_k, W_k)], and where they count [(B, H_k, W_k)]."""
         every = masks(picture.shape[-2], picture.shape[-1], max(self.strides), picture)
-        chosen = (uniform(keys.to(picture.device), 1, STREAM)[:, 0] * len(every)).long()
+        chosen = (uniform(keys.to(picture.device), STREAM)[:, 0] * len(every)).long()
         hidden = every[chosen]
         restored = self.net(hide(picture, hidden.unsqueeze(1)))
         return restored, [F.adaptive_avg_pool2d(hidden, f.shape[-2:]).float() for f in restored]

@@ -9,9 +9,10 @@ from torch import Tensor
 from .config import SourceShares
 from .kinds import Draw
 from .masks import BLOCK, Outline, Pixels, upsample_at
-from .random import Numbers, uniform
+from .random import Numbers, Stream, uniform
 
 SHUFFLE_GRID = 8
+FILL, ORDER = Stream(4, 16), Stream(5, SHUFFLE_GRID**2)
 SEEN = 5 / 255  # a change that counts as seen; well above 2/255, from which on the label calls it changed
 SEEN_PIXELS = 96  # of a defect, SEEN_SHARE of a great one, and SMALL_SHARE of a small one have to be seen to change,
 SEEN_SHARE = 0.12  # else it gets a plain shift of brightness
@@ -68,7 +69,7 @@ def _other(index: Tensor, u: Tensor, count: int) -> Tensor:
 
 def foreign_rows(index: Tensor, keys: Tensor, count: int) -> Tensor:
     """(B,) int64: which of ``count`` pictures the samples index (B,) with keys (B,) take foreign content from, if they do."""
-    return _other(index, uniform(keys, 2, stream=4)[:, 1], count)
+    return _other(index, uniform(keys, FILL)[:, 1], count)
 
 
 def _colors(images_low: Tensor, object_grid: Tensor | None, draw: Draw, outline: Outline, u: Tensor) -> Tensor:
@@ -107,7 +108,7 @@ def draw_fill(
     """Content parameters of a batch. index: (B,) the pictures' rows in the pool; place: y, x (B, 1) elsewhere.
 
     brought: sources.pool holds the foreign picture of each sample of the batch, one a row, instead of the pool."""
-    u = uniform(keys, 16, stream=4)
+    u = uniform(keys, FILL)
     foreign = draw.on("foreign")
     shuffled = foreign & (u[:, :1] >= sources.ends[1])
     textured = foreign & ~shuffled & (u[:, :1] >= sources.ends[0])
@@ -118,7 +119,7 @@ def draw_fill(
         other = _other(index.unsqueeze(1), u[:, 1:2], len(sources.pool))
     if sources.textures is not None:
         other = torch.where(textured, (u[:, 1:2] * len(sources.textures)).long(), other)
-    order = uniform(keys, SHUFFLE_GRID**2, stream=5).argsort(dim=1)
+    order = uniform(keys, ORDER).argsort(dim=1)
     away = draw.on("away")
     several = (away | draw.on("foreign")).float()  # where it lies as it was, it must at least be turned
     quarter = (1 - several + (u[:, 2:3] * (3 + several)).floor()) * (pi / 2)

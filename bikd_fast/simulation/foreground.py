@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .masks import BLOCK
-from .random import Numbers, uniform
+from .random import Numbers, Stream, uniform
 
 AREA = (0.05, 0.95)
 BORDER_SHARE = 0.25  # object at the border, relative to object in the whole picture, at most
@@ -19,6 +19,7 @@ SOLID_SHARE = 0.35  # of the object's blocks have nothing but object around them
 AREA_DEVIATION = 0.3  # at most this standard deviation of the area, relative to its mean
 STABLE_SHARE = 0.9  # of the pictures must pass
 CHUNK = 64
+CENTER, ELSEWHERE = Stream(7, 3), Stream(8, 3)
 SAMPLE = 256  # pictures of a set that are looked at to decide
 
 
@@ -115,9 +116,9 @@ def seats(grid: Tensor) -> Tensor:
     return inner.flatten(1).cumsum(1)
 
 
-def draw_places(keys: Tensor | Numbers, stream: int, cumulative: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
+def draw_places(keys: Tensor | Numbers, stream: Stream, cumulative: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
     """Random places y, x (B, 1) in pixels: on the object, by cumulative weights (B, h^2), or anywhere off the rim."""
-    u = uniform(keys, 3, stream)
+    u = uniform(keys, stream)
     if cumulative is None:
         margin = 0.06 * size
         place = margin + u[:, :2] * (size - 1 - 2 * margin)

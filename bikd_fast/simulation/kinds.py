@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .config import KindShares, SimulationConfig
-from .random import Numbers, uniform
+from .random import Numbers, Stream, uniform
 
 Range = tuple[float, float]
 
@@ -115,6 +115,7 @@ ROWS: dict[str, dict[str, Range]] = {
 
 KINDS = tuple(f.name for f in fields(KindShares))
 NAMES = tuple(DEFAULTS)
+DRAWN = Stream(0, len(NAMES) + 1)
 
 
 class Draw:
@@ -145,7 +146,7 @@ def kind_tables(config: SimulationConfig, device: torch.device) -> tuple[Tensor,
 def draw_kinds(keys: Tensor | Numbers, tables: tuple[Tensor, Tensor, Tensor]) -> Draw:
     """Kind and numbers of every sample from its key (B,) int64."""
     cumulative, low, span = tables
-    u = uniform(keys, len(NAMES) + 1, stream=0)
+    u = uniform(keys, DRAWN)
     kind = torch.searchsorted(cumulative, u[:, 0].contiguous(), right=True).clamp(max=len(KINDS) - 1)
     return Draw(kind, low[kind] + u[:, 1:] * span[kind])
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .kinds import Draw
-from .random import Numbers, uniform
+from .random import Numbers, Stream, uniform
 
 BLOCK = 4  # pixels a side of a block
 FINEST_CELL = 8  # pixels a side of the finest Perlin cells: 2^5 of them across 256 pixels
@@ -22,6 +22,8 @@ POSITION_BLOCKS = 11  # of the 16 blocks of one coarsest position lie inside, so
 LEAST_BLOCKS = 24  # inside in all
 REACH = 0.55 * BLOCK  # pixels from a block's centre to its corner pixels, and a little
 LATTICE = 256  # gradients a side of the bank that Perlin lattices are cut from, a power of 2
+
+PERLIN, OUTLINE = Stream(1, 3), Stream(2, 2)
 
 
 class Outline(NamedTuple):
@@ -92,7 +94,7 @@ def block_centers(grid: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 def perlin(keys: Tensor | Numbers, exponent_y: Tensor, exponent_x: Tensor, grid: int, bank: Tensor) -> Tensor:
     """Rotated Perlin noise (B, grid, grid), about -0.7..0.7, with 2^exponent cells an axis across the picture."""
-    u = uniform(keys, 3, stream=1)
+    u = uniform(keys, PERLIN)
     angle = u[:, :1] * (2 * pi)
     c = (torch.arange(grid, device=keys.device, dtype=torch.float32) + 0.5) / grid - 0.5
     y, x = c.repeat_interleave(grid), c.repeat(grid)
@@ -153,7 +155,7 @@ def draw_outlines(
     scale = size / 256
     low, high = coverage
     share = low * (high / low) ** draw["cover"] * size_factor**2
-    u = uniform(keys, 2, stream=2)
+    u = uniform(keys, OUTLINE)
     angle = u[:, :1] * (2 * pi)
     stretch = 2 ** draw["aspect"]
     width = draw["width"] * (scale * size_factor)

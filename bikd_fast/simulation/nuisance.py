@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor
 
-from .random import Numbers, uniform
+from .random import Numbers, Stream, uniform
 
 NOISE = 0.02  # greatest standard deviation of sensor noise
 LIGHT = 0.05  # greatest change of brightness and of contrast
 BLUR = 0.5  # greatest share of the four neighbours' mean, in the half of the pictures that are blurred
+NUISANCE = Stream(6, 6)
 OFFSETS = 1 << 16  # different places of the bank at which a sample's noise may start
 
 
@@ -28,7 +29,7 @@ def add_nuisance(images: Tensor, keys: Tensor | Numbers, strength: float, bank: 
     """n(x) for pictures (B, 3, S, S) in 0..1; strength scales every effect, 0 returns the pictures themselves."""
     if strength == 0:
         return images
-    u = uniform(keys, 6, stream=6)
+    u = uniform(keys, NUISANCE)
     start = (u[:, 0] > 0.5).long() * (len(bank) // 2) + (u[:, 1] * OFFSETS).long()
     contrast = 1 + (2 * u[:, 2] - 1) * (LIGHT * strength)
     brightness = (2 * u[:, 3] - 1) * (LIGHT * strength) + 0.5 * (1 - contrast)

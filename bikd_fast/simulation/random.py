@@ -4,7 +4,8 @@ So a sample looks the same whatever batch, rank or worker it is made in, and on 
 SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014) in int64 arithmetic.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,6 +47,13 @@ def _to_uniform(bits: Tensor) -> Tensor:
     return _shift(bits, 40).to(torch.float32) * 2.0**-24
 
 
+class Stream(NamedTuple):
+    """A sequence of numbers of its own for every key, and how many of them are drawn. Streams of one program differ by number."""
+
+    number: int
+    length: int
+
+
 class Numbers:
     """The first uniform numbers of several streams for (B,) int64 keys, hashed in one go: on small batches the calls cost
     more than the numbers."""
@@ -58,21 +66,23 @@ class Numbers:
 
 
 class Table:
-    """Which streams, and how many numbers of each: {stream: count}, as constants on a device."""
+    """Streams as constants on a device. Raises ValueError where two have one number: their numbers would be the same."""
 
-    def __init__(self, counts: Mapping[int, int], device: torch.device) -> None:
-        self.names, self.sizes = list(counts), list(counts.values())
+    def __init__(self, streams: Sequence[Stream], device: torch.device) -> None:
+        self.names, self.sizes = [s.number for s in streams], [s.length for s in streams]
+        if len(set(self.names)) < len(streams):
+            raise ValueError(f"streams need different numbers, got {self.names}")
         self.total = sum(self.sizes)
         self.streams = torch.tensor([_stream(s) for s in self.names], device=device)
         self.counts = torch.tensor(self.sizes, device=device)
         self.counters = torch.cat([torch.arange(1, n + 1) for n in self.sizes]).to(device) * GOLDEN
 
 
-def uniform(keys: Tensor | Numbers, count: int, stream: int) -> Tensor:
-    """(B, count) float32, uniform on the 2^24 multiples of 2^-24 in [0, 1)."""
+def uniform(keys: Tensor | Numbers, stream: Stream) -> Tensor:
+    """(B, stream.length) float32, uniform on the 2^24 multiples of 2^-24 in [0, 1)."""
     if isinstance(keys, Numbers):
-        return keys.parts[stream][:, :count]
-    return _to_uniform(random_bits(keys, count, stream))
+        return keys.parts[stream.number]
+    return _to_uniform(random_bits(keys, stream.length, stream.number))
 
 
 def _mix_int(x: int) -> int:

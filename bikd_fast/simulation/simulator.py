@@ -9,12 +9,14 @@ from bikd_kernels.reference.simulate import ramp
 from torch import Tensor
 
 from .config import SimulationConfig
-from .content import draw_fill, make_sources, make_visible, render
-from .foreground import believed, draw_places, estimate_foreground, object_grids, object_masks, seats
-from .kinds import KINDS, NAMES, draw_kinds, kind_tables
-from .masks import CELL, block_means, draw_outlines, gradient_bank, pixel_depth, pixels_inside, rows_of
-from .nuisance import add_nuisance, noise_bank
+from .content import FILL, ORDER, draw_fill, make_sources, make_visible, render
+from .foreground import CENTER, ELSEWHERE, believed, draw_places, estimate_foreground, object_grids, object_masks, seats
+from .kinds import DRAWN, KINDS, draw_kinds, kind_tables
+from .masks import CELL, OUTLINE, PERLIN, block_means, draw_outlines, gradient_bank, pixel_depth, pixels_inside, rows_of
+from .nuisance import NUISANCE, add_nuisance, noise_bank
 from .random import Numbers, Table
+
+STREAMS = (DRAWN, PERLIN, OUTLINE, FILL, ORDER, NUISANCE, CENTER, ELSEWHERE)
 
 
 class Simulated(NamedTuple):
@@ -95,7 +97,7 @@ class Simulator:
         self._tables = kind_tables(config, pool.device)
         self._gradients = gradient_bank(pool.device)
         self._noise = noise_bank(size, pool.device) if config.nuisance else None
-        self._numbers = Table({0: len(NAMES) + 1, 1: 3, 2: 2, 4: 16, 5: 64, 6: 6, 7: 3, 8: 3}, pool.device)
+        self._numbers = Table(STREAMS, pool.device)
 
     @torch.no_grad()
     def __call__(self, images: Tensor, index: Tensor, keys: Tensor, others: Tensor | None = None) -> Simulated:
@@ -137,7 +139,7 @@ class Simulator:
             foreground, rows = object_masks(images), torch.arange(b, device=images.device)
             grids = object_grids(foreground)
             cumulative = seats(grids)
-        center, elsewhere = draw_places(numbers, 7, cumulative, size), draw_places(numbers, 8, cumulative, size)
+        center, elsewhere = draw_places(numbers, CENTER, cumulative, size), draw_places(numbers, ELSEWHERE, cumulative, size)
         outline = draw_outlines(numbers, draw, config.coverage, config.scale, center, grids, size, self._gradients)
         images_low = block_means(images)
         fill = draw_fill(numbers, draw, index, outline, elsewhere, images_low, grids, sources, others is not None)

@@ -3,7 +3,7 @@ import torch
 from conftest import object_pool, texture_pool
 
 from bikd_fast.simulation import estimate_foreground, sample_keys
-from bikd_fast.simulation.foreground import draw_places, object_grids, seats
+from bikd_fast.simulation.foreground import CENTER, draw_places, object_grids, seats
 
 
 def test_finds_objects_on_a_background() -> None:
@@ -50,7 +50,7 @@ def test_an_area_that_varies_is_not_believed() -> None:
 def test_places_are_on_the_object_and_all_over_it() -> None:
     _, truth = object_pool(count=1)
     cumulative = seats(object_grids(truth)).expand(2000, -1)
-    y, x = draw_places(sample_keys(0, 0, torch.arange(2000)), 7, cumulative, 128)
+    y, x = draw_places(sample_keys(0, 0, torch.arange(2000)), CENTER, cumulative, 128)
     assert truth[0][y.round().long(), x.round().long()].all()
     spread = torch.cat((y, x), 1)
     assert (spread.std(0) > 8).all()
@@ -63,12 +63,12 @@ def test_a_thin_object_still_has_seats() -> None:
     wire[:, 60:66, 20:100] = True
     cumulative = seats(object_grids(wire))
     assert cumulative[0, -1] > 0
-    y, _ = draw_places(sample_keys(0, 0, torch.arange(50)), 7, cumulative.expand(50, -1), 128)
+    y, _ = draw_places(sample_keys(0, 0, torch.arange(50)), CENTER, cumulative.expand(50, -1), 128)
     assert ((y > 55) & (y < 70)).all()
 
 
 def test_places_without_an_object_keep_off_the_rim() -> None:
-    y, x = draw_places(sample_keys(0, 0, torch.arange(500)), 7, None, 256)
+    y, x = draw_places(sample_keys(0, 0, torch.arange(500)), CENTER, None, 256)
     for v in (y, x):
         assert 15 < v.min() < 25
         assert 230 < v.max() < 241

@@ -1,8 +1,19 @@
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bikd_fast.simulation.random import _mix_int, _signed, mix, random_bits, sample_keys, uniform
+from bikd_fast.simulation.random import (
+    Numbers,
+    Stream,
+    Table,
+    _mix_int,
+    _signed,
+    mix,
+    random_bits,
+    sample_keys,
+    uniform,
+)
 
 int64 = st.integers(-(2**63), 2**63 - 1)
 
@@ -28,7 +39,7 @@ def test_tensor_and_integer_arithmetic_agree(x: int) -> None:
 
 def test_uniform_is_uniform_and_streams_are_apart() -> None:
     keys = sample_keys(1, 2, torch.arange(4000))
-    a, b = uniform(keys, 5, stream=0), uniform(keys, 5, stream=1)
+    a, b = uniform(keys, Stream(0, 5)), uniform(keys, Stream(1, 5))
     assert a.dtype == torch.float32
     assert a.min() >= 0
     assert a.max() < 1
@@ -47,8 +58,17 @@ def test_one_key_bit_changes_half_of_the_bits() -> None:
 
 def test_a_row_depends_on_its_own_key_only() -> None:
     keys = sample_keys(0, 0, torch.arange(10))
-    assert torch.equal(uniform(keys, 7, 3)[4:6], uniform(keys[4:6], 7, 3))
-    assert torch.equal(uniform(keys, 7, 3)[:, :4], uniform(keys, 4, 3))
+    stream = Stream(3, 7)
+    assert torch.equal(uniform(keys, stream)[4:6], uniform(keys[4:6], stream))
+    assert torch.equal(uniform(keys, stream)[:, :4], uniform(keys, Stream(3, 4)))
+
+
+def test_streams_hashed_together_are_the_same_and_have_different_numbers() -> None:
+    keys, streams = sample_keys(0, 0, torch.arange(10)), (Stream(3, 7), Stream(9, 2))
+    numbers = Numbers(keys, Table(streams, keys.device))
+    assert all(torch.equal(uniform(numbers, s), uniform(keys, s)) for s in streams)
+    with pytest.raises(ValueError, match="different numbers"):
+        Table((Stream(3, 7), Stream(3, 2)), keys.device)
 
 
 @given(int64, st.integers(0, 10**6))
