@@ -30,12 +30,13 @@ from bikd_fast.config import RunConfig
 from bikd_fast.data import open_dataset
 
 ALONE = ["--model.head", "false", "--model.mahalanobis", "false"]
-WITHOUT = ["--map.fill", "false", "--simulation.kinds.relief", "0"]  # what the arms that are compared with `bare` lack
+NO_RELIEF = ["--simulation.kinds.relief", "0"]
+WITHOUT = ["--map.fill", "false", *NO_RELIEF]  # what the arms that are compared with `bare` lack
 ARMS: dict[str, tuple[str, list[str]]] = {  # name -> (configuration, overrides)
     "bikd": ("bikd", []),
     "f-only": ("bikd", ["--objective.beta", "0"]),
-    "no-relief": ("bikd", ["--simulation.kinds.relief", "0"]),
-    "f-only-no-relief": ("bikd", ["--objective.beta", "0", "--simulation.kinds.relief", "0"]),
+    "no-relief": ("bikd", NO_RELIEF),
+    "f-only-no-relief": ("bikd", ["--objective.beta", "0", *NO_RELIEF]),
     "bare": ("bikd", []),
     "wide-margin": ("bikd", ["--objective.margin", "1.0"]),
     "no-con": ("bikd", ["--objective.con", "false"]),

@@ -10,15 +10,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/evidence.md"
 BASE = "bikd"
 BARE = "bare"
-DENTLESS = ("f-only-no-relief",)  # compared with no-relief
 PARTS = (  # compared with BARE, and like it without what came last (evidence.WITHOUT), so that older rows of them stay true
     *(BARE, "wide-margin", "no-con", "no-div", "no-anc", "no-foreground", "no-cleanup", "no-nuisance", "no-copies", "no-head"),
     *("no-mahalanobis", "discrepancy", "f-only-discrepancy", "no-level-weights", "channel-weights"),
-)
-GROUPS = (  # what is compared with which arm; with BASE everything that stands in no other group
-    (BASE, "", ()),
-    ("no-relief", ": both without simulated dents", DENTLESS),
-    (BARE, ": parts, without simulated dents, on maps that are not filled but for no-relief's", (*PARTS, "no-relief")),
 )
 KIND = "auroc:"
 Row = dict[str, str]
@@ -52,6 +46,12 @@ WHAT = {
     "bank": "nearest normal features, no training",
     "shared": "one detector for all categories",
 }
+DENTLESS = ("f-only-no-relief",)
+COMPARED = (  # with which arm, how the title goes on, which arms
+    (BASE, "", tuple(arm for arm in WHAT if arm not in PARTS + DENTLESS)),
+    ("no-relief", ": both without simulated dents", DENTLESS),
+    (BARE, ": parts, without simulated dents, on maps that are not filled but for no-relief's", (*PARTS, "no-relief")),
+)
 PUBLISHED = """| method | image AUROC | pixel AUROC | PRO | teacher |
 |---|---|---|---|---|
 | BiKD (Neural Computing and Applications 2024) | 97.5 | 98.2 | 94.8 | not public |
@@ -114,8 +114,8 @@ def section(rows: Sequence[Row], arms: Sequence[str]) -> list[str]:
     parts = [_arms(run, means)]
     if missing:
         parts.append(f"Not run: {', '.join(missing)}.")
-    for against, what, those in GROUPS:
-        compared = [a for a in run if a in those or (against == BASE and a not in PARTS + DENTLESS)]
+    for against, what, those in COMPARED:
+        compared = [a for a in run if a in those]
         if compared:
             parts.append(f"### Against {against}{what}\n\n" + _differences(compared, means, against))
     parts.append("### Image AUROC by category\n\n" + _grid(run, categories, lambda a, c: _values(_of(rows, a, c), "image_auroc")))

@@ -15,6 +15,7 @@ import yaml
 
 from bikd_fast.config import ConfigError, MapConfig
 from bikd_fast.search.settings import TEACHER_RATE, neat, read
+from bikd_fast.simulation.kinds import KINDS
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ SPACE: Space = {
     "simulation.foreground": Choice((True, False), why="defects on the object alone, or anywhere"),
     **{
         f"simulation.kinds.{kind}": Range(0.0, 4.0, why="left out to twice the greatest default share")
-        for kind in ("blend", "patch", "scar", "curve", "warp", "stain", "blur", "missing", "hole", "relief")
+        for kind in KINDS
     },
 }
 MAPS: dict[str, tuple[Any, ...]] = {  # setting of map: values tried on every trained detector, besides the job's own
