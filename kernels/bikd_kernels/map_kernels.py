@@ -30,14 +30,14 @@ def _one_minus_cosine(tt, ss, ts, dd, EPS: tl.constexpr):
 
 
 @triton.jit
-def _positions(T, S, b, block, LEVEL: tl.constexpr, EPS: tl.constexpr):
+def _positions(T, S, b, block, LEVELS: tl.constexpr, l: tl.constexpr, EPS: tl.constexpr):
     """Discrepancy of BLOCK_P neighbouring positions of one image of one level; T and S may lie in different layouts."""
-    C: tl.constexpr = LEVEL[0]
-    HW: tl.constexpr = LEVEL[1]
-    T_LAST: tl.constexpr = LEVEL[4]
-    S_LAST: tl.constexpr = LEVEL[5]
-    BLOCK_C: tl.constexpr = LEVEL[6]
-    BLOCK_P: tl.constexpr = LEVEL[7]
+    C: tl.constexpr = LEVELS[l][0]
+    HW: tl.constexpr = LEVELS[l][1]
+    T_LAST: tl.constexpr = LEVELS[l][4]
+    S_LAST: tl.constexpr = LEVELS[l][5]
+    BLOCK_C: tl.constexpr = LEVELS[l][6]
+    BLOCK_P: tl.constexpr = LEVELS[l][7]
     p = block * BLOCK_P + tl.arange(0, BLOCK_P)
     c = tl.arange(0, BLOCK_C)
     T += b.to(tl.int64) * (C * HW)
@@ -76,13 +76,13 @@ def _positions(T, S, b, block, LEVEL: tl.constexpr, EPS: tl.constexpr):
 
 
 @triton.jit
-def _level(T, S, OUT, BATCH, pid, LEVEL: tl.constexpr, TOTAL: tl.constexpr, EPS: tl.constexpr):
-    COUNT: tl.constexpr = (LEVEL[1] + LEVEL[7] - 1) // LEVEL[7]
-    pid -= BATCH * LEVEL[3]
+def _level(T, S, OUT, BATCH, pid, LEVELS: tl.constexpr, l: tl.constexpr, TOTAL: tl.constexpr, EPS: tl.constexpr):
+    COUNT: tl.constexpr = (LEVELS[l][1] + LEVELS[l][7] - 1) // LEVELS[l][7]
+    pid -= BATCH * LEVELS[l][3]
     if (pid >= 0) & (pid < BATCH * COUNT):
         b = pid // COUNT
-        d, p = _positions(T, S, b, pid % COUNT, LEVEL, EPS)
-        tl.store(OUT + b.to(tl.int64) * TOTAL + LEVEL[2] + p, d, mask=p < LEVEL[1])
+        d, p = _positions(T, S, b, pid % COUNT, LEVELS, l, EPS)
+        tl.store(OUT + b.to(tl.int64) * TOTAL + LEVELS[l][2] + p, d, mask=p < LEVELS[l][1])
 
 
 @triton.jit(do_not_specialize=["BATCH"])
@@ -99,7 +99,7 @@ def discrepancy_kernel(
     if START_SCORE and pid < BATCH:
         tl.store(SCORE + pid, -float("inf"))
     for l in tl.static_range(len(LEVELS)):
-        _level(TEACHER[l], STUDENT[l], OUT, BATCH, pid, LEVELS[l], TOTAL, EPS)
+        _level(TEACHER[l], STUDENT[l], OUT, BATCH, pid, LEVELS, l, TOTAL, EPS)
 
 
 @triton.jit
@@ -108,29 +108,29 @@ def _nan_max(a, b):
 
 
 @triton.jit
-def _level_tile(D, ROWS, COLUMNS, STARTS, rb, cb, LEVEL: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+def _level_tile(D, ROWS, COLUMNS, STARTS, rb, cb, LEVELS: tl.constexpr, l: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
                 CHUNK: tl.constexpr, PRECISION: tl.constexpr):
     """One tile (BM, BN) of A d B^T from the windows of A and B that the tile touches."""
-    h: tl.constexpr = LEVEL[0]
-    w: tl.constexpr = LEVEL[1]
-    KH: tl.constexpr = LEVEL[3]
-    KW: tl.constexpr = LEVEL[4]
+    h: tl.constexpr = LEVELS[l][0]
+    w: tl.constexpr = LEVELS[l][1]
+    KH: tl.constexpr = LEVELS[l][3]
+    KW: tl.constexpr = LEVELS[l][4]
     CH: tl.constexpr = KH if KH < CHUNK else CHUNK
     CW: tl.constexpr = KW if KW < CHUNK else CHUNK
     m = tl.arange(0, BM)
     n = tl.arange(0, BN)
-    row0 = tl.load(STARTS + LEVEL[7] + rb)
-    column0 = tl.load(STARTS + LEVEL[8] + cb)
+    row0 = tl.load(STARTS + LEVELS[l][7] + rb)
+    column0 = tl.load(STARTS + LEVELS[l][8] + cb)
     tile = tl.zeros([BM, BN], tl.float32)
     for j0 in range(0, KW, CW):
         j = j0 + tl.arange(0, CW)
         half = tl.zeros([BM, CW], tl.float32)
         for i0 in range(0, KH, CH):
             i = i0 + tl.arange(0, CH)
-            a = tl.load(ROWS + LEVEL[5] + (rb * BM + m)[:, None] * KH + i[None, :])
-            d = tl.load(D + LEVEL[2] + ((row0 + i) % h)[:, None] * w + ((column0 + j) % w)[None, :])
+            a = tl.load(ROWS + LEVELS[l][5] + (rb * BM + m)[:, None] * KH + i[None, :])
+            d = tl.load(D + LEVELS[l][2] + ((row0 + i) % h)[:, None] * w + ((column0 + j) % w)[None, :])
             half = tl.dot(a, d, half, input_precision=PRECISION)
-        b = tl.load(COLUMNS + LEVEL[6] + (cb * KW + j)[:, None] * BN + n[None, :])
+        b = tl.load(COLUMNS + LEVELS[l][6] + (cb * KW + j)[:, None] * BN + n[None, :])
         tile = tl.dot(half, b, tile, input_precision=PRECISION)
     return tile
 
@@ -166,7 +166,7 @@ def map_kernel(
     else:
         tile = tl.zeros([BM, BN], tl.float32)
     for l in tl.static_range(len(LEVELS)):
-        part = _level_tile(D, ROWS, COLUMNS, STARTS, rb, cb, LEVELS[l], BM, BN, CHUNK, PRECISION)
+        part = _level_tile(D, ROWS, COLUMNS, STARTS, rb, cb, LEVELS, l, BM, BN, CHUNK, PRECISION)
         if PRODUCT:
             if LEVELS[l][9] != 1.0:
                 part = tl.exp2(LEVELS[l][9] * tl.log2(tl.where(part < 0.0, 0.0, part)))
