@@ -65,11 +65,12 @@ def errors(got: list[Tensor], exact: list[Tensor]) -> tuple[float, float]:
     return off(got[0], exact[0]), max((off(a, b) for a, b in zip(got[1:], exact[1:], strict=True)), default=0.0)
 
 
-def copy_of(moved: int, device: str) -> Callable[..., list[Tensor]]:
-    """A copy that reads and writes `moved` bytes in all."""
-    source = torch.empty(moved // 8, dtype=torch.float32, device=device).normal_()
-    target = torch.empty_like(source)
-    return lambda *_: [target.copy_(source)]
+def copy_of(moved: int, device: str, sets: int) -> Callable[[int], list[Tensor]]:
+    """A copy that reads and writes `moved` bytes in all; buffers are rotated as the input sets are, or it would find its own in a
+    cache that the operators' do not fit."""
+    sources = [torch.empty(moved // 8, dtype=torch.float32, device=device).normal_() for _ in range(sets)]
+    targets = [torch.empty_like(source) for source in sources]
+    return lambda turn: [targets[turn % sets].copy_(sources[turn % sets])]
 
 
 def run_case(op: str, shape: str, batch: int, dtype: str, layout: str, options: argparse.Namespace) -> list[dict]:
@@ -102,8 +103,7 @@ def run_case(op: str, shape: str, batch: int, dtype: str, layout: str, options: 
             calls[name] = lambda turn, f=function: f(*inputs[turn % sets])
     del exact
     if "copy" in options.providers:
-        copier = copy_of(case.minimal_bytes, options.device)
-        rows["copy"], calls["copy"] = dict(common, provider="copy", check="ok"), lambda turn: copier()
+        rows["copy"], calls["copy"] = dict(common, provider="copy", check="ok"), copy_of(case.minimal_bytes, options.device, sets)
     for name, call in calls.items():
         rows[name]["peak_mb"] = round(peak_megabytes(call, options.device), 2)
         rows[name]["kernels"] = launches(call, options.device)

@@ -1,28 +1,28 @@
 """What the trainer adds to the networks: a whole training step against the bare passes of the same networks on the same batch.
 
-    python benchmarks/training_overhead.py [--steps 30] [any option of `bikd train`]
+    python benchmarks/training_overhead.py [--steps 30] [--out FILE] [any option of `bikd train`]
 
 Bare = frozen features of the corrupted batch, adapter and student forward, the eager objective's backward through them: what
 any implementation of the method has to compute. Whole = the trainer's own step: sampling, simulation, the objective's
 operators, DeepSpeed engine, optimizer, logging. Both alternate in one process and medians are compared, for each kind of step
-of the schedule (the ramp costs what both directions cost) and, weighted by how many of each a run has, for the run. The
-ratios are appended to benchmarks/results/training_overhead.csv; nothing is written unless the trainer's step and the bare
-passes, started from the same weights on the same batch, give the same loss.
+of the schedule (the ramp costs what both directions cost) and, weighted by how many of each a run has, for the run. On a GPU
+each is waited for, and the simulation by itself is timed beside them. Rows are appended to
+benchmarks/results/training_overhead.csv (absolute times only from a GPU); nothing is written unless the trainer's step and the
+bare passes, started from the same weights on the same batch, give the same loss.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import os
 import statistics
 import tempfile
 import time
-from datetime import date
-from importlib.metadata import version
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from common import RESULTS, append, environment
 
 from bikd_fast.arguments import parse_run, run_parser
 from bikd_fast.config import RunConfig
@@ -30,7 +30,21 @@ from bikd_fast.training import distributed
 from bikd_fast.training.schedule import Phase, phase
 from bikd_fast.training.trainer import Trainer
 
-RESULTS = Path(__file__).resolve().parent / "results/training_overhead.csv"
+COLUMNS = [
+    "phase", "ratio", "step_ms", "bare_ms", "simulation_ms", "pictures_per_second", "batch", "teacher", "student", "size", "dtype",
+    "device", "cores", "threads", "load", "torch", "triton", "commit", "when",
+]  # fmt: skip
+
+
+def timed(call: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
+    """What the call returns, and its seconds; on a GPU until its work there is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    found = call()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return found, time.perf_counter() - started
 
 
 def bare(trainer: Trainer, made, inputs, phase: Phase) -> torch.Tensor:
@@ -55,59 +69,54 @@ def phases(config: RunConfig) -> list[tuple[Phase, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--out", type=Path, default=RESULTS / "training_overhead.csv")
     options, passed = parser.parse_known_args()
     config = parse_run(run_parser("training_overhead", ""), ["--training.log_every", "1000000", "--resume", "never", *passed])
     ranks = distributed.start()
+    gpu = ranks.device.type == "cuda"
     side = config.data.image_size
-    pictures = (torch.rand(32, 3, side, side, generator=torch.Generator().manual_seed(0)) * 255).byte()
+    draw = torch.Generator().manual_seed(0)
+    pictures = (torch.rand(max(32, config.training.batch_size), 3, side, side, generator=draw) * 255).byte()
     rows, whole_run, bare_run = [], 0.0, 0.0
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(config, pictures, [""] * 32, ranks, Path(folder))
+        trainer = Trainer(config, pictures, [""] * len(pictures), ranks, Path(folder))
         for now, share in phases(config):
-            whole, alone = [], []
+            whole, alone, simulated = [], [], []
             for step in range(options.steps):
                 trainer.step = step
                 batch = trainer.sampler.batches(step)[0]
                 shown = trainer.pool.load(batch.index)
-                made = trainer.simulator(shown, batch.index, batch.keys)
+                index, keys = batch.index.to(ranks.device), batch.keys.to(ranks.device)
+                made, seconds = timed(lambda: trainer.simulator(shown, index, keys), ranks.device)  # noqa: B023
+                simulated.append(seconds)
                 inputs = trainer._inputs(batch, now)
-                started = time.perf_counter()
-                expected = bare(trainer, made, inputs, now)
-                alone.append(time.perf_counter() - started)
+                expected, seconds = timed(lambda: bare(trainer, made, inputs, now), ranks.device)  # noqa: B023
+                alone.append(seconds)
                 trainer.engine.module.zero_grad(set_to_none=True)
 
-                before = trainer.log.sums.get("loss", torch.zeros(()))
-                started = time.perf_counter()
-                trainer._step(now)
-                whole.append(time.perf_counter() - started)
+                before = trainer.log.sums.get("loss", torch.zeros((), device=ranks.device))
+                _, seconds = timed(lambda: trainer._step(now), ranks.device)  # noqa: B023
+                whole.append(seconds)
                 found = trainer.log.sums["loss"] - before
-                if not torch.allclose(found, expected.float(), rtol=1e-4):
+                if not torch.allclose(found, expected.float(), rtol=1e-4, atol=1e-6):
                     raise SystemExit(f"the step's loss {found:.6f} is not the bare passes' {expected:.6f}")
             skip = options.steps // 5  # the first steps warm caches up
-            ours, theirs = statistics.median(whole[skip:]), statistics.median(alone[skip:])
+            ours, theirs, drawing = (statistics.median(x[skip:]) for x in (whole, alone, simulated))
             whole_run, bare_run = whole_run + share * ours, bare_run + share * theirs
-            rows.append((now.name, ours / theirs))
-        rows.append(("run", whole_run / bare_run))
-        for name, ratio in rows:
-            print(f"{name:<8} whole step / bare passes = {ratio:.3f}")
+            rows.append((now.name, ours, theirs, drawing))
+        rows.append(("run", whole_run, bare_run, float("nan")))
+        for name, ours, theirs, _ in rows:
+            print(f"{name:<8} whole step / bare passes = {ours / theirs:.3f}")
         trainer.engine.destroy()
     distributed.stop()
-    append([dict(
-        phase=name, ratio=f"{ratio:.4f}", batch=config.training.batch_size, student=config.model.student, size=config.model.size,
-        dtype=str(trainer.dtype).split(".")[1], threads=torch.get_num_threads(), load=round(os.getloadavg()[0], 1),
-        device=ranks.device.type, torch=version("torch"), deepspeed=version("deepspeed"), date=date.today().isoformat(),
-    ) for name, ratio in rows])  # fmt: skip
-
-
-def append(rows: list[dict]) -> None:
-    """Add rows to the CSV; what stands there is never edited."""
-    new = not RESULTS.exists()
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    with RESULTS.open("a", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
+    shared = dict(
+        batch=config.training.batch_size, teacher=config.model.teacher, student=config.model.student, size=config.model.size,
+        dtype=str(trainer.dtype).split(".")[1], **environment(ranks.device.type),
+    )  # fmt: skip
+    append(options.out, [dict(shared, phase=name, ratio=f"{ours / theirs:.4f}") | ({} if not gpu else dict(
+        step_ms=f"{1e3 * ours:.3f}", bare_ms=f"{1e3 * theirs:.3f}", simulation_ms=f"{1e3 * drawing:.3f}",
+        pictures_per_second=f"{config.training.batch_size / ours:.1f}",
+    )) for name, ours, theirs, drawing in rows], COLUMNS)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from .layout import arranged, is_channels_last
 from .reference.anomaly_map import MapSpec
 from .resample import resample_matrix, windows
 
+TILE, BLURRED_TILE = (64, 64), (32, 32)  # of the map; of the second launch of a blurred product
+DISCREPANCY_WARPS, MAP_WARPS = 4, 4
 CHUNK = 32  # longest side of a window of discrepancies held at once; 64 spills where the blur has its own launch
 EPS = 1e-8
 PRECISION = "ieee" if torch.version.hip else "tf32x3"  # plain tf32 is off by 6e-4, ieee spills on NVIDIA
@@ -66,13 +68,13 @@ def discrepancy_levels(
 def plans(spec: MapSpec, device: torch.device) -> tuple[Plan, ...]:
     """The launches after the discrepancies: one, or two for a product that is blurred."""
     if spec.combine != "product" or spec.sigma == 0:
-        return (_plan(spec, spec.sigma, 64, device),)
+        return (_plan(spec, spec.sigma, TILE, device),)
     blur = spec._replace(levels=(spec.size,), weights=(1.0,), combine="sum", align_corners=False)
-    return _plan(spec, 0.0, 64, device), _plan(blur, spec.sigma, 32, device)
+    return _plan(spec, 0.0, TILE, device), _plan(blur, spec.sigma, BLURRED_TILE, device)
 
 
-def _plan(spec: MapSpec, sigma: float, largest: int, device: torch.device) -> Plan:
-    block = (min(largest, max(16, _power(spec.size[0]))), min(largest, max(16, _power(spec.size[1]))))
+def _plan(spec: MapSpec, sigma: float, largest: tuple[int, int], device: torch.device) -> Plan:
+    block = (min(largest[0], max(16, _power(spec.size[0]))), min(largest[1], max(16, _power(spec.size[1]))))
     product = spec.combine == "product"
     share = sum(spec.weights) if spec.combine == "mean" else 1.0
     levels, rows, columns, starts = [], [], [], []
@@ -118,7 +120,7 @@ def launch(
         d = torch.empty((batch, total), device=device)
         discrepancy_kernel[(batch * blocks,)](
             tuple(teacher), tuple(student), d, scores, batch, LEVELS=levels, TOTAL=total, START_SCORE=score == "max",
-            EPS=EPS, num_warps=4,
+            EPS=EPS, num_warps=DISCREPANCY_WARPS,
         )
         *before, last = plans(spec, device)
         for plan in before:
@@ -138,7 +140,7 @@ def _run(kernel: Any, plan: Plan, d: Tensor, maps: Tensor, scores: Tensor, write
     kernel[(d.shape[0] * plan.tiles,)](
         d, plan.rows, plan.columns, plan.starts, maps, scores, LEVELS=plan.levels, TOTAL=plan.total,
         H=plan.size[0], W=plan.size[1], BM=plan.block[0], BN=plan.block[1], CHUNK=CHUNK, PRODUCT=plan.product,
-        WRITE=write, KEEP=keep, PRECISION=PRECISION, num_warps=4,
+        WRITE=write, KEEP=keep, PRECISION=PRECISION, num_warps=MAP_WARPS,
     )
 
 

@@ -41,7 +41,7 @@ def scale_kernel(G, COUNT, UPSTREAM, folds, L: tl.constexpr, BLOCK: tl.constexpr
 def ordered_sum(partials: Tensor, dtype: torch.dtype) -> Tensor:
     """Row sums of a contiguous float32 (R, N) in float64, bit-identical from run to run."""
     out = torch.empty(partials.shape[0], dtype=dtype, device=partials.device)
-    sum_kernel[(partials.shape[0],)](partials, out, partials.shape[1], partials.stride(0), BLOCK=4096, num_warps=8)
+    sum_kernel[(partials.shape[0],)](partials, out, partials.shape[1], partials.stride(0), BLOCK=16384, num_warps=32)
     return out
 
 
