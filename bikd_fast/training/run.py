@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -273,7 +273,14 @@ def environment(ranks: Ranks, seconds: float) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    return {name: version(name) for name in VERSIONS}
+    return {name: _version(name) for name in VERSIONS}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # our own, run from a checkout that is on the path but was never installed
+        return "not installed"
 
 
 def _write_json(path: Path, value: Any) -> None:

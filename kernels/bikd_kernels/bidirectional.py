@@ -14,7 +14,7 @@ from torch.library import Library
 from .bidirectional_kernel import combine_kernel, objective_kernel
 from .checks import DEAD, as_levels, one_of, position_maps, positive_eps, same_shapes, scale_list
 from .cosine import keep_gradients, take_gradients
-from .dispatch import choose
+from .dispatch import choose, speaks_ptx
 from .layout import arranged, gradient_like, is_channels_last
 from .partials import fold_for, ordered_sum, scaled
 from .reference import bidirectional as reference
@@ -38,11 +38,13 @@ def launch_objective(task: Task) -> tuple[Tensor, list[Tensor]]:
     part = torch.empty(len(TERMS), total, dtype=torch.float32, device=task.clean[0].device)
     if not adapt:  # the anchor terms have no program
         part[5:].zero_()
-    counts = task.counts.to(torch.float32).contiguous()
+    counts = task.counts.contiguous()
     options, beta = task.options, task.beta
     start = 0
     for levels, p in groups:
-        here = counts if len(levels) == len(task.clean) else torch.stack([counts[k] for k in levels])
+        first = levels[0]
+        neighbours = levels == list(range(first, first + len(levels)))
+        here = counts[first:] if neighbours else torch.stack([counts[k] for k in levels])
         pick = [tuple(maps[k] for k in levels) for maps in (*held, task.regions)]
         store = [tuple(maps[k] for k in levels) for maps in outs]
         objective_kernel[(p.ends[-1],)](
@@ -51,26 +53,26 @@ def launch_objective(task: Task) -> tuple[Tensor, list[Tensor]]:
             tuple(task.scale[k] / task.regions[k].numel() for k in levels), tuple(task.fold_student[k] for k in levels),
             tuple(task.fold_adapter[k] for k in levels), options.forward_corrupt, options.forward_clean, options.con,
             options.div, options.anc, options.bound, options.margin, options.eps * options.eps, p.hw, p.rows, p.channels,
-            p.ends, L=len(levels), C=p.channels, BLOCK_C=p.block_c, BLOCK_P=p.block_p, NHWC=p.channels_last,
+            p.ends, L=len(levels), C=p.channels, BLOCK_C=p.block_c, BLOCK_P=p.block_p, TILES=p.tiles, NHWC=p.channels_last,
             EVEN_P=p.even, BETA_ON_DEVICE=isinstance(beta, Tensor), ADAPT=adapt, GRAD_S=task.grad_student,
-            GRAD_G=task.grad_adapter, DEAD_ZERO=options.dead_zero, num_warps=p.warps)
+            GRAD_G=task.grad_adapter, DEAD_ZERO=options.dead_zero, PTX=speaks_ptx(part), num_warps=p.warps)
         start += p.ends[-1]
     return ordered_sum(part, torch.float64), [g for group in grads for g in group]
 
 
-def combine(terms: Tensor, beta: Tensor | float, options: Options, impl: str) -> Tensor:
-    """(10,): the loss, the seven terms, forward, backward; float32 from the kernels, else float64."""
+def combine(terms: Tensor, beta: Tensor | float, options: Options, impl: str) -> tuple[Tensor, Tensor]:
+    """The loss, and (9,): the seven terms, forward, backward; float32 from the kernels, else float64."""
     if impl == "triton":
-        out = torch.empty(10, dtype=torch.float32, device=terms.device)
+        loss = torch.empty((), dtype=torch.float32, device=terms.device)
+        out = torch.empty(9, dtype=torch.float32, device=terms.device)
         combine_kernel[(1,)](
-            terms, out, beta if isinstance(beta, Tensor) else terms, 0.0 if isinstance(beta, Tensor) else beta,
+            terms, loss, out, beta if isinstance(beta, Tensor) else terms, 0.0 if isinstance(beta, Tensor) else beta,
             options.forward_corrupt, options.forward_clean, options.con, options.div, options.anc,
             BETA_ON_DEVICE=isinstance(beta, Tensor), num_warps=1)
-        return out
+        return loss, out
     forward = options.forward_corrupt * terms[0] + options.forward_clean * terms[1]
     backward = (options.con * (terms[2] + terms[3]) + options.div * terms[4] + options.anc * (terms[5] + terms[6]))
-    loss = (1 - beta) * forward + beta * backward
-    return torch.cat([loss.reshape(1), terms, forward.reshape(1), backward.reshape(1)])
+    return (1 - beta) * forward + beta * backward, torch.cat([terms, forward.reshape(1), backward.reshape(1)])
 
 
 library = Library("bikd_kernels", "FRAGMENT")
@@ -78,7 +80,7 @@ library.define(
     "objective(Tensor[] clean, Tensor[] corrupt, Tensor[] student_clean, Tensor[] student_corrupt, Tensor[] adapter_clean, "
     "Tensor[] adapter_corrupt, Tensor[] regions, Tensor counts, Tensor? beta_tensor, float beta, float[] scale, "
     "float[] fold_student, float[] fold_adapter, float[] options, bool dead_zero, bool grad_student, bool grad_adapter, "
-    "str impl) -> (Tensor, Tensor[])")
+    "str impl) -> (Tensor, Tensor, Tensor[])")
 
 
 def _objective(clean, corrupt, student_clean, student_corrupt, adapter_clean, adapter_corrupt, regions, counts,
@@ -91,7 +93,8 @@ def _objective(clean, corrupt, student_clean, student_corrupt, adapter_clean, ad
     terms, grads = run(Task(clean, corrupt, student_clean, student_corrupt, adapter_clean, adapter_corrupt, regions, counts,
                             balance, scale, fold_student, fold_adapter, numbers, grad_student, grad_adapter))
     dtype = torch.float64 if clean[0].dtype == torch.float64 else torch.float32
-    return combine(terms, balance, numbers, impl).to(dtype), grads
+    loss, values = combine(terms, balance, numbers, impl)
+    return loss.to(dtype), values.to(dtype), grads
 
 
 library.impl("objective", _objective, "CompositeExplicitAutograd")
@@ -104,12 +107,12 @@ def _(clean, corrupt, student_clean, student_corrupt, adapter_clean, adapter_cor
     dtype = torch.float64 if clean[0].dtype == torch.float64 else torch.float32
     targets = ((student_clean, grad_student), (student_corrupt, grad_student), (adapter_clean, grad_adapter),
                (adapter_corrupt, grad_adapter))
-    return clean[0].new_empty(10, dtype=dtype), [gradient_like(x, last) for maps, wanted in targets if wanted
-                                                 for x, last in zip(maps, layouts)]
+    grads = [gradient_like(x, last) for maps, wanted in targets if wanted for x, last in zip(maps, layouts)]
+    return clean[0].new_empty((), dtype=dtype), clean[0].new_empty(9, dtype=dtype), grads
 
 
 class Objective(Function):
-    """(loss, all ten values) from (settings, counts, beta, *maps); the gradients wait in the context."""
+    """(loss, the nine terms) from (settings, counts, beta, *maps); the gradients wait in the context."""
 
     @staticmethod
     def forward(ctx, settings, counts, beta_tensor, *tensors):
@@ -117,12 +120,11 @@ class Objective(Function):
         lists = [list(tensors[i * levels:(i + 1) * levels]) for i in range(len(tensors) // levels)]
         features, regions = lists[:-1], lists[-1]
         adapters = features[4:] if adapt else [[], []]
-        values, grads = torch.ops.bikd_kernels.objective(
+        loss, terms, grads = torch.ops.bikd_kernels.objective(
             *features[:4], *adapters, regions, counts, beta_tensor, beta, list(scale), list(fold_student),
             list(fold_adapter), list(options), dead_zero, grad_student, grad_adapter, impl)
         ctx.settings = settings
         keep_gradients(ctx, grads)
-        loss, terms = values[0].clone(), values[1:].clone()
         ctx.mark_non_differentiable(terms)
         return loss, terms
 
@@ -182,12 +184,12 @@ def bidirectional_loss(
     levels = len(maps["clean"])
     scale = tuple(scale_list(scale_weights, levels))
     regions = [r.contiguous() for r in regions]
-    counts = region_counts(regions) if counts is None else counts.detach()
-    if tuple(counts.shape) != (levels, 2):
-        raise ValueError(f"counts must have shape ({levels}, 2), got {tuple(counts.shape)}")
     frozen = [x.detach() for name in ("clean", "corrupt") for x in maps[name]]
     moving = [x for name in list(maps)[2:] for x in maps[name]]
-    impl = choose(impl, [*frozen, *moving, *regions, counts])
+    impl = choose(impl, [*frozen, *moving, *regions] + ([] if counts is None else [counts]))
+    counts = region_counts(regions, impl) if counts is None else counts.detach()
+    if tuple(counts.shape) != (levels, 2):
+        raise ValueError(f"counts must have shape ({levels}, 2), got {tuple(counts.shape)}")
     recorded = torch.is_grad_enabled()
     grad_student = recorded and any(x.requires_grad for x in moving[:2 * levels])
     grad_adapter = recorded and any(x.requires_grad for x in moving[2 * levels:])

@@ -42,7 +42,7 @@ def launch_pair(
             pick(teacher), pick(student), pick(weights or student), part if inverse is None else inverse_of(inverse, levels),
             pick(grads_t or student), pick(grads_s or student), part[0, start:], pick(scale), pick(fold), eps * eps, p.hw,
             p.rows, p.channels, p.ends, L=len(levels), C=p.channels, BLOCK_C=p.block_c, BLOCK_P=p.block_p,
-            NHWC=p.channels_last, EVEN_P=p.even, GRAD_T=grad_teacher, GRAD_S=grad_student, HAS_W=inverse is not None,
+            TILES=p.tiles, NHWC=p.channels_last, EVEN_P=p.even, GRAD_T=grad_teacher, GRAD_S=grad_student, HAS_W=inverse is not None,
             DEAD_ZERO=dead_zero, num_warps=p.warps)
         start += p.ends[-1]
     return ordered_sum(part, torch.float32)[0], grads_t + grads_s

@@ -59,7 +59,7 @@ def choose(impl: str, tensors: Iterable[Tensor]) -> str:
         raise ValueError(f"all tensors must be on one device, got {', '.join(sorted(str(d) for d in devices))}")
     if impl == "reference":
         return impl
-    on_gpu = bool(present) and all(x.is_cuda for x in present)
+    on_gpu = len(present) > 0 and all(x.is_cuda for x in present)
     if impl == "auto" and not on_gpu:
         return "reference"
     why_not = _obstacle(present)
@@ -70,3 +70,8 @@ def choose(impl: str, tensors: Iterable[Tensor]) -> str:
     if not torch.compiler.is_compiling():
         say_once(f"falling back to the plain PyTorch operators: {why_not}")
     return "reference"
+
+
+def speaks_ptx(x: Tensor) -> bool:
+    """Whether kernels on x's device may hold NVIDIA's instructions: not AMD's GPUs, not the interpreter."""
+    return x.is_cuda and torch.version.hip is None and not INTERPRETED

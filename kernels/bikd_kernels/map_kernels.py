@@ -108,30 +108,45 @@ def _nan_max(a, b):
 
 
 @triton.jit
-def _level_tile(D, ROWS, COLUMNS, STARTS, rb, cb, LEVELS: tl.constexpr, l: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-                CHUNK: tl.constexpr, PRECISION: tl.constexpr):
-    """One tile (BM, BN) of A d B^T from the windows of A and B that the tile touches."""
+def _window(D, STARTS, rb, cb, i0, j0, LEVELS: tl.constexpr, l: tl.constexpr, CHUNK: tl.constexpr):
+    """The discrepancies of level l that the tile touches, from row i0 and column j0 of its window on, CHUNK a side at most."""
     h: tl.constexpr = LEVELS[l][0]
     w: tl.constexpr = LEVELS[l][1]
+    CH: tl.constexpr = LEVELS[l][3] if LEVELS[l][3] < CHUNK else CHUNK
+    CW: tl.constexpr = LEVELS[l][4] if LEVELS[l][4] < CHUNK else CHUNK
+    row = tl.load(STARTS + LEVELS[l][7] + rb) + i0 + tl.arange(0, CH)
+    column = tl.load(STARTS + LEVELS[l][8] + cb) + j0 + tl.arange(0, CW)
+    return tl.load(D + LEVELS[l][2] + (row % h)[:, None] * w + (column % w)[None, :])
+
+
+@triton.jit
+def _level_tile(first, D, ROWS, COLUMNS, STARTS, rb, cb, LEVELS: tl.constexpr, l: tl.constexpr, BM: tl.constexpr,
+                BN: tl.constexpr, CHUNK: tl.constexpr, PRECISION: tl.constexpr):
+    """One tile (BM, BN) of A d B^T from the windows of A and B that the tile touches; first: the only window of d,
+    where there is but one."""
     KH: tl.constexpr = LEVELS[l][3]
     KW: tl.constexpr = LEVELS[l][4]
     CH: tl.constexpr = KH if KH < CHUNK else CHUNK
     CW: tl.constexpr = KW if KW < CHUNK else CHUNK
     m = tl.arange(0, BM)
     n = tl.arange(0, BN)
-    row0 = tl.load(STARTS + LEVELS[l][7] + rb)
-    column0 = tl.load(STARTS + LEVELS[l][8] + cb)
+    rows = ROWS + LEVELS[l][5] + (rb * BM + m)[:, None] * KH
+    columns = COLUMNS + LEVELS[l][6] + n[None, :]
     tile = tl.zeros([BM, BN], tl.float32)
-    for j0 in range(0, KW, CW):
-        j = j0 + tl.arange(0, CW)
+    if KH == CH and KW == CW:
         half = tl.zeros([BM, CW], tl.float32)
-        for i0 in range(0, KH, CH):
-            i = i0 + tl.arange(0, CH)
-            a = tl.load(ROWS + LEVELS[l][5] + (rb * BM + m)[:, None] * KH + i[None, :])
-            d = tl.load(D + LEVELS[l][2] + ((row0 + i) % h)[:, None] * w + ((column0 + j) % w)[None, :])
-            half = tl.dot(a, d, half, input_precision=PRECISION)
-        b = tl.load(COLUMNS + LEVELS[l][6] + (cb * KW + j)[:, None] * BN + n[None, :])
+        half = tl.dot(tl.load(rows + tl.arange(0, CH)[None, :]), first, half, input_precision=PRECISION)
+        b = tl.load(columns + (cb * KW + tl.arange(0, CW))[:, None] * BN)
         tile = tl.dot(half, b, tile, input_precision=PRECISION)
+    else:
+        for j0 in range(0, KW, CW):
+            half = tl.zeros([BM, CW], tl.float32)
+            for i0 in range(0, KH, CH):
+                a = tl.load(rows + (i0 + tl.arange(0, CH))[None, :])
+                d = _window(D, STARTS, rb, cb, i0, j0, LEVELS, l, CHUNK)
+                half = tl.dot(a, d, half, input_precision=PRECISION)
+            b = tl.load(columns + (cb * KW + j0 + tl.arange(0, CW))[:, None] * BN)
+            tile = tl.dot(half, b, tile, input_precision=PRECISION)
     return tile
 
 
@@ -165,8 +180,11 @@ def map_kernel(
         tile = tl.full([BM, BN], 1.0, tl.float32)
     else:
         tile = tl.zeros([BM, BN], tl.float32)
+    windows = ()
+    for l in tl.static_range(len(LEVELS)):  # asked for together: one wait for memory instead of one a level
+        windows = windows + (_window(D, STARTS, rb, cb, 0, 0, LEVELS, l, CHUNK),)
     for l in tl.static_range(len(LEVELS)):
-        part = _level_tile(D, ROWS, COLUMNS, STARTS, rb, cb, LEVELS, l, BM, BN, CHUNK, PRECISION)
+        part = _level_tile(windows[l], D, ROWS, COLUMNS, STARTS, rb, cb, LEVELS, l, BM, BN, CHUNK, PRECISION)
         if PRODUCT:
             if LEVELS[l][9] != 1.0:
                 part = tl.exp2(LEVELS[l][9] * tl.log2(tl.where(part < 0.0, 0.0, part)))

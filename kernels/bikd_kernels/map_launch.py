@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .dispatch import speaks_ptx
 from .layout import arranged, is_channels_last
 from .reference.anomaly_map import MapSpec
 from .resample import resample_matrix, windows
 
 TILE, BLURRED_TILE = (64, 64), (32, 32)  # of the map; of the second launch of a blurred product
-DISCREPANCY_WARPS, MAP_WARPS = 4, 4
+DISCREPANCY_WARPS, MAP_WARPS, MAP_REGISTERS = 4, 4, 0
 CHUNK = 32  # longest side of a window of discrepancies held at once; 64 spills where the blur has its own launch
 EPS = 1e-8
 PRECISION = "ieee" if torch.version.hip else "tf32x3"  # plain tf32 is off by 6e-4, ieee spills on NVIDIA
@@ -137,10 +138,11 @@ def launch(
 
 
 def _run(kernel: Any, plan: Plan, d: Tensor, maps: Tensor, scores: Tensor, write: bool, keep: int) -> None:
+    limit = dict(maxnreg=MAP_REGISTERS) if MAP_REGISTERS and speaks_ptx(d) else {}
     kernel[(d.shape[0] * plan.tiles,)](
         d, plan.rows, plan.columns, plan.starts, maps, scores, LEVELS=plan.levels, TOTAL=plan.total,
         H=plan.size[0], W=plan.size[1], BM=plan.block[0], BN=plan.block[1], CHUNK=CHUNK, PRODUCT=plan.product,
-        WRITE=write, KEEP=keep, PRECISION=PRECISION, num_warps=MAP_WARPS,
+        WRITE=write, KEEP=keep, PRECISION=PRECISION, num_warps=MAP_WARPS, **limit,
     )
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+PROGRAMS = 2048  # at least, where programs take several tiles
 RESIDENT = {"pair": {True: 4096, False: 8192}, "objective": {True: 2048, False: 0}}  # elements a tile may keep
 
 
@@ -27,6 +28,7 @@ class Plan(NamedTuple):
     ends: tuple[int, ...]
     block_c: tuple[int, ...]
     block_p: tuple[int, ...]
+    tiles: tuple[int, ...]
     channels_last: tuple[bool, ...]
     even: tuple[bool, ...]
     warps: int
@@ -87,16 +89,24 @@ def plan(operator: str, shapes: tuple[tuple[int, ...], ...], channels_last: tupl
              for shape, last, size in zip(shapes, channels_last, itemsizes)]
     ends: list[int] = []
     even: list[bool] = []
+    each: list[int] = []
     for (batch, _, height, width), last, (_, block_p, _) in zip(shapes, channels_last, tiles):
         hw = height * width
-        programs = -(-batch * hw // block_p) if last else batch * -(-hw // block_p)
-        ends.append((ends[-1] if ends else 0) + programs)
+        total = -(-batch * hw // block_p) if last else batch * -(-hw // block_p)
+        each.append(tiles_each(total) if last else 1)
+        ends.append((ends[-1] if ends else 0) + total // each[-1])
         even.append((batch * hw if last else hw) % block_p == 0)
     return Plan(
         hw=tuple(s[2] * s[3] for s in shapes), rows=tuple(s[0] * s[2] * s[3] for s in shapes),
         channels=tuple(s[1] for s in shapes), ends=tuple(ends), block_c=tuple(t[0] for t in tiles),
-        block_p=tuple(t[1] for t in tiles), channels_last=channels_last, even=tuple(even), warps=tiles[0][2],
+        block_p=tuple(t[1] for t in tiles), tiles=tuple(each), channels_last=channels_last, even=tuple(even), warps=tiles[0][2],
     )
+
+
+def tiles_each(total: int) -> int:
+    """Tiles that a program takes of `total`: what it does but once (arguments, sums over its positions) weighs less for several,
+    but there have to be programs enough to fill any GPU and to even out. It depends on nothing but the shape: so do the bits."""
+    return next(n for n in (4, 2, 1) if n == 1 or (total % n == 0 and total // n >= PROGRAMS))
 
 
 def device_key(x: Tensor) -> str:

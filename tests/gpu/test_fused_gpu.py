@@ -71,7 +71,7 @@ def test_cuda_graph_and_compile() -> None:
 
     def step():
         loss = cosine_discrepancy(teacher, student)
-        return loss, *torch.autograd.grad(loss, student)
+        return loss.detach(), *torch.autograd.grad(loss, student)  # a graph kept alive would tie the leaves to this stream
 
     expected = step()
     graph = torch.cuda.CUDAGraph()

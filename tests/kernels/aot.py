@@ -48,7 +48,9 @@ def compile_kernel(operator: str, arch: str, dtype: str, last: bool, channels: t
     tiles = [tile(operator, last, BYTES[dtype], c, arch) for c in channels]
     constants = FLAGS[operator] | dict(
         L=levels, C=channels, BLOCK_C=tuple(t[0] for t in tiles), BLOCK_P=tuple(t[1] for t in tiles),
-        NHWC=(last,) * levels, EVEN_P=(True,) * levels)
+        TILES=(4 if last else 1,) * levels, NHWC=(last,) * levels, EVEN_P=(True,) * levels)
+    if operator == "objective":
+        constants["PTX"] = arch.startswith("sm_")
     kinds: dict[str, Any] = {}
     for name in kernel.arg_names:
         if name in MAPS[operator] or name in OTHERS[operator] or name in PER_LEVEL_INTS or name in PER_LEVEL_FLOATS:
