@@ -123,6 +123,7 @@ class TrainingConfig:
         checkpoint_seconds: time between two checkpoints; 0 writes none but on SIGTERM.
         keep_checkpoints: how many are kept.
         compile: torch.compile the student. Measured on a CPU only, where it was slower (benchmarks/results/compiled.csv).
+        cuda_graphs: on a GPU, replay a step's kernels as CUDA graphs instead of starting them one by one (docs/distributed.md).
         max_bad_steps: steps in a row with a loss that is not finite before the run stops.
         scale_rates: how both peak rates grow with the batch, relative to ``base_batch``: not at all, with it, or with its root.
         base_batch: the batch that lr_student and lr_teacher are meant for.
@@ -146,6 +147,7 @@ class TrainingConfig:
     checkpoint_seconds: float = 60.0
     keep_checkpoints: int = 2
     compile: bool = False
+    cuda_graphs: bool = True
     max_bad_steps: int = 10
     scale_rates: Literal["none", "linear", "sqrt"] = "none"
     base_batch: int = 4

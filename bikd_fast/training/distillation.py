@@ -14,6 +14,7 @@ relation, dual, inpainting, bank    bikd_fast/models/relation.py, dual.py, inpai
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,8 @@ from bikd_fast.models.students import Student
 from bikd_fast.models.teacher import Adapter
 
 Levels = list[torch.Tensor]
+Balance = float | torch.Tensor  # a 0-dim tensor is never 0: what is left out at 0 is not asked of the device
+Result = tuple[torch.Tensor, dict[str, torch.Tensor]]
 
 
 @dataclass
@@ -65,12 +68,18 @@ class Distillation(nn.Module):
         super().__init__()
         self.adapter, self.student, self.head, self.config = adapter, student, head, config
 
-    def forward(self, inputs: Inputs, beta: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Loss with gradient (scalar) and detached terms; ``beta`` = 0 needs neither ``corrupt`` nor ``regions``."""
+    def forward(self, inputs: Inputs, beta: Balance, instead: Callable[[Inputs, Balance], Result] | None = None) -> Result:
+        """Loss with gradient (scalar) and detached terms; ``beta`` = 0 needs neither ``corrupt`` nor ``regions``.
+
+        Args:
+            instead: what computes the same, from the same parameters, in place of this module's own operations.
+        """
+        if instead is not None:
+            return instead(inputs, beta)
         if inputs.corrupted is None:
             return self._clean_only(inputs)
         student_clean, student_corrupt = self._students(inputs)
-        if beta == 0:
+        if not isinstance(beta, torch.Tensor) and beta == 0:
             loss, terms = self._forward_only(inputs, student_clean, student_corrupt)
         else:
             loss, terms = self._both(inputs, student_clean, student_corrupt, beta)
@@ -92,9 +101,7 @@ class Distillation(nn.Module):
     def _teacher(self, features: Levels) -> Levels:
         return features if self.adapter is None else self.adapter.adapt(features)
 
-    def _both(
-        self, inputs: Inputs, student_clean: Levels, student_corrupt: Levels, beta: float
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def _both(self, inputs: Inputs, student_clean: Levels, student_corrupt: Levels, beta: Balance) -> Result:
         assert self.adapter is not None and inputs.corrupt is not None and inputs.regions is not None
         config = self.config
         return bidirectional_loss(
@@ -127,7 +134,7 @@ class Distillation(nn.Module):
             both = self.student(pictures, [torch.cat([a, b]) for a, b in zip(inputs.clean, inputs.corrupt)])
         return [f[:count] for f in both], [f[count:] for f in both]
 
-    def _forward_only(self, inputs: Inputs, clean: Levels, corrupt: Levels) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def _forward_only(self, inputs: Inputs, clean: Levels, corrupt: Levels) -> Result:
         teacher = self.student.targets(self._teacher(inputs.clean))
         of_corrupt = self._distance(teacher, corrupt)
         of_clean = self._distance(teacher, clean)
@@ -135,7 +142,7 @@ class Distillation(nn.Module):
         terms = {"forward_corrupt": of_corrupt, "forward_clean": of_clean, "forward": loss}
         return loss, {name: value.detach() for name, value in terms.items()}
 
-    def _clean_only(self, inputs: Inputs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def _clean_only(self, inputs: Inputs) -> Result:
         """One student pass over n(x): nothing here knows of simulated defects."""
         teacher = self._teacher(inputs.clean)
         if isinstance(self.student, InpaintingStudent):

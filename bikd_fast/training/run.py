@@ -224,7 +224,7 @@ def _settings(config: RunConfig) -> dict[str, Any]:
     for key in ("cache_gb", "cache_dir"):
         relevant["data"].pop(key)
     for key in (
-        *("log_every", "checkpoint_seconds", "keep_checkpoints", "compile", "max_bad_steps"),
+        *("log_every", "checkpoint_seconds", "keep_checkpoints", "compile", "cuda_graphs", "max_bad_steps"),
         *("accumulation", "parallel", "silence"),
     ):
         relevant["training"].pop(key)

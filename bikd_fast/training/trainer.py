@@ -5,14 +5,10 @@ from __future__ import annotations
 import copy
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
-import torch.nn.functional as F
-from bikd_kernels import region_counts, region_maps
 
 from bikd_fast.config import RunConfig
 from bikd_fast.models.detector import Detector
@@ -22,13 +18,15 @@ from bikd_fast.training import engine as engines
 from bikd_fast.training.after import Glance
 from bikd_fast.training.agreement import Agreement
 from bikd_fast.training.bad_steps import BadSteps, TrainingError, guard
-from bikd_fast.training.distillation import Distillation, Inputs
+from bikd_fast.training.distillation import Distillation
 from bikd_fast.training.distributed import Ranks, Terminated, termination
+from bikd_fast.training.graphs import Graphs, wanted
+from bikd_fast.training.inputs import InputMaker
 from bikd_fast.training.kept import NOTHING, Kept
 from bikd_fast.training.log import Log
 from bikd_fast.training.mirrors import natural_copies, shown, with_copies
 from bikd_fast.training.pool import Pool
-from bikd_fast.training.sampling import Batch, Sampler
+from bikd_fast.training.sampling import Sampler
 from bikd_fast.training.schedule import Phase, phase
 from bikd_fast.training.streaming import Stream
 
@@ -91,6 +89,9 @@ class Trainer:
             self._take_up()
         self.log = Log(folder / "log.jsonl", training, ranks, self.step, self.log_label)
         self.log.traffic.attach()
+        self._inputs = InputMaker(config, self.detector, self.pool, self.simulator, ranks, self.low, self.log.traffic)
+        parts = wanted(training, ranks.device, engines.zero_stage(user), self.low, self.pool.stream is not None)
+        self.graphs = Graphs(parts, self._inputs, self.engine, self._say)
         self.saved = time.monotonic()
         self.glance = Glance(self.detector, None if self.apart or held_out is None else held_out)
 
@@ -148,6 +149,7 @@ class Trainer:
         if end < training.steps:
             self._save()
         weights = checkpoint.parameters(self.engine.module) if self.apart else {}
+        self.graphs.clear()
         self.engine.destroy()
         if self.apart:
             trained = Distillation(self.detector.adapter, self.detector.student, self.config.objective, self.detector.head)
@@ -165,10 +167,10 @@ class Trainer:
         batches = self.sampler.batches(self.step)
         for micro, batch in enumerate(batches):
             started = time.perf_counter()
-            pictures, others = self.pool.fetch(self.step, micro, batch)
+            fetched = (None, None) if self.graphs.load else self.pool.fetch(self.step, micro, batch)
             loaded = time.perf_counter()
-            inputs = self._inputs(batch, now, pictures, others)
-            loss, terms = self.engine(inputs, now.beta)
+            inputs = self.graphs.inputs(batch, now, *fetched)
+            loss, terms = self.graphs.forward(inputs, now)
             self.bad.add(loss)
             self.engine.backward(loss)
             if micro == len(batches) - 1:
@@ -236,58 +238,3 @@ class Trainer:
     def _say(self, text: str) -> None:
         if self.ranks.first:
             print(f"  {self.log_label}{text}", file=sys.stderr, flush=True)
-
-    def _inputs(
-        self, batch: Batch, now: Phase, pictures: torch.Tensor | None = None, others: torch.Tensor | None = None
-    ) -> Inputs:
-        if pictures is None:
-            pictures = self.pool.load(batch.index)
-        backbone = self.detector.backbone
-        clean = self.pool.clean(batch.index, pictures)
-        head = self.detector.head is not None and now.head
-        learns = now.backward or head or self.config.objective.forward_corrupt > 0  # from simulated defects
-        if not learns and self.config.simulation.nuisance == 0:
-            return Inputs(clean, None, self._lowered(backbone.normalise(pictures)), None, keys=batch.keys)
-        made = self.simulator(pictures, batch.index.to(self.ranks.device), batch.keys.to(self.ranks.device), others)
-        nuisance = self._lowered(backbone.normalise(made.nuisance))
-        if not learns:
-            return Inputs(clean, None, nuisance, None, keys=batch.keys)
-        inputs = Inputs(clean, None, nuisance, self._lowered(backbone.normalise(made.corrupted)), keys=batch.keys)
-        counts = []
-        if now.backward:
-            inputs.regions = region_maps(made.mask, [(f.shape[-2], f.shape[-1]) for f in clean])
-            counts.append(region_counts(inputs.regions).float())
-        if head:
-            inputs.share = F.adaptive_avg_pool2d(made.mask.float(), (clean[0].shape[-2], clean[0].shape[-1]))
-            clear = (inputs.share == 0).sum() + inputs.share.numel()  # the clean pictures count as normal everywhere
-            counts.append(torch.stack([clear, (inputs.share >= 0.25).sum()]).float())
-        arrive = self._over_ranks(counts)  # they travel while the frozen backbone computes
-        if now.backward or head or self.detector.student.reads != "image":
-            inputs.corrupt = self.pool.frozen(made.corrupted)
-        counts = arrive()
-        if now.backward:
-            inputs.counts = counts[0]
-        if head:
-            inputs.share_counts = counts[-1]
-        return inputs
-
-    def _lowered(self, pictures: torch.Tensor) -> torch.Tensor:
-        return pictures if self.low is None else pictures.to(self.low)
-
-    def _over_ranks(self, counts: list[torch.Tensor]) -> Callable[[], list[torch.Tensor]]:
-        """Divisors of means over positions: over all ranks, divided by their number because gradients are averaged.
-
-        Sends them off at once; what is returned waits for them.
-        """
-        if self.ranks.world == 1 or not counts:
-            return lambda: counts
-        together = torch.cat([c.flatten() for c in counts])
-        work = dist.all_reduce(together, async_op=True)
-
-        def arrive() -> list[torch.Tensor]:
-            self.log.traffic.timed(work.wait)()
-            parts = (together / self.ranks.world).split([c.numel() for c in counts])
-            return [part.view_as(c) for part, c in zip(parts, counts)]
-
-        return arrive
-
