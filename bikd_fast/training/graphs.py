@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
+from torch.func import functional_call
 
 from bikd_fast.config import TrainingConfig
 from bikd_fast.training.capture import bring, record, unchanged
@@ -129,7 +130,10 @@ class NetworksGraph:
         self.beta = torch.full((), now.beta, device=device) if now.backward else 0.0
         self.upstream = torch.ones((), device=device)
         self.several = engine.gradient_accumulation_steps() > 1
-        parameters = [p for p in engine.module.parameters() if p.requires_grad]
+        parameters = {name: p for name, p in engine.module.named_parameters() if p.requires_grad}
+        # the same memory as leaves of their own: autograd's nodes of the parameters themselves may live on from an earlier pass and
+        # belong to its stream, which a capture must not touch
+        leaves = {name: p.data.requires_grad_() for name, p in parameters.items()}
         enabled = engine.torch_autocast_enabled()
         dtype = engine.torch_autocast_dtype() if enabled else None
         tape: list[torch.Tensor] = []
@@ -137,19 +141,17 @@ class NetworksGraph:
         def forward() -> tuple[torch.Tensor, torch.Tensor]:
             # the context begins and ends here: its cache of lowered weights is filled within the graph, never from before
             with torch.autocast(device.type, dtype=dtype, enabled=enabled):
-                loss, terms = engine.module(self.inputs, self.beta)
+                loss, terms = functional_call(engine.module, leaves, (self.inputs, self.beta))
             self.names = tuple(terms)
             tape.append(loss)
             return loss.detach(), torch.stack([term.detach().float() for term in terms.values()])
 
         def backward() -> list[torch.Tensor | None]:
-            # taking the loss off the tape frees its autograd graph: were it kept, later backward passes would find the parameters'
-            # nodes of the capture, and wait for its stream
-            found = torch.autograd.grad(tape.pop(), parameters, self.upstream, allow_unused=True)
-            return [None if g is None else laid_out(g, p) for g, p in zip(found, parameters)]
+            found = torch.autograd.grad(tape.pop(), list(leaves.values()), self.upstream, allow_unused=True)
+            return [None if g is None else laid_out(g, p) for g, p in zip(found, leaves.values())]
 
         (self.ahead, (self.loss, self.terms)), (self.back, gradients) = record(forward, backward)
-        self.parameters = [p for p, g in zip(parameters, gradients) if g is not None]
+        self.parameters = [p for p, g in zip(parameters.values(), gradients) if g is not None]
         self.gradients = [g for g in gradients if g is not None]
 
     def fits(self, inputs: Inputs) -> bool:
