@@ -29,9 +29,14 @@ COLUMNS = [
     "op", "shape", "batch", "dtype", "layout", "candidate", "y50_us", "percent_of_copy", "times_rule",
     "device", "cores", "threads", "load", "torch", "triton", "commit", "when",
 ]  # fmt: skip
-OPERATORS = {"cosine_discrepancy": ("pair", 256), "bidirectional_loss": ("objective", 64)}
+BATCHES = {"cosine_discrepancy": 256, "bidirectional_loss": 64}
 Tile = tuple[int, int, int]
 Rule = Callable[[int], Tile]  # channels (a power of two) -> BLOCK_C, BLOCK_P, warps
+
+
+def operator_of(op: str, last: bool) -> str:
+    """The tile table's name for it."""
+    return "objective" if op == "bidirectional_loss" else "pair" if last else "words"
 
 
 def candidates(operator: str, last: bool, itemsize: int) -> dict[str, Rule]:
@@ -42,21 +47,21 @@ def candidates(operator: str, last: bool, itemsize: int) -> dict[str, Rule]:
             if 4 <= elements // (32 * warps) <= (32 if operator == "pair" else 16):
                 found[f"{elements} elements, {warps} warps"] = lambda c, e=elements, w=warps: (c, max(1, e // c), w)
         return found
-    if operator == "pair":
-        for keep, positions, block_c, warps in itertools.product((0, 8192, 16384), (32, 64, 128), (16, 32, 64), (4, 8)):
-            if 8 <= block_c * positions // (32 * warps) <= 32:
-                name = f"keep {keep}, {positions} positions, {block_c} channels, {warps} warps"
-                found[name] = lambda c, k=keep, p=positions, b=block_c, w=warps: (c if c * p <= k else b, p, w)
+    row = 64 if itemsize <= 2 else 32  # positions of 128 bytes
+    if operator == "words":
+        for keep, block_c, warps in itertools.product((0, 64, 128, 256), (32, 64, 128), (4, 8, 16)):
+            if 4 <= block_c // warps <= 16 and keep // warps <= 16:
+                found[f"keep {keep}, {block_c} channels, {warps} warps"] = (
+                    lambda c, k=keep, b=block_c, w=warps: (c if c <= k else min(b, c), row, w)
+                )
         return found
-    for positions, block_c, warps in itertools.product((32, 64, 128), (4, 8, 16), (2, 4, 8)):
-        if 2 <= block_c * positions // (32 * warps) <= 8:
-            found[f"{positions} positions, {block_c} channels, {warps} warps"] = (
-                lambda c, p=positions, b=block_c, w=warps: (b, p, w)
-            )
+    for block_c, warps in itertools.product((4, 8, 16), (1, 2, 4, 8)):
+        if 2 <= block_c * row // (32 * warps) <= 8:
+            found[f"{block_c} channels, {warps} warps"] = lambda c, b=block_c, w=warps: (b, row, w)
     return found
 
 
-def choose(operator: str, rule: Rule) -> None:
+def choose(rule: Rule) -> None:
     """Make the operators of this process take these tiles."""
     tiles.plan.cache_clear()
     tiles.tile = lambda op, last, size, channels, device: rule(tiles.power_of_two(channels))  # type: ignore[assignment]
@@ -65,9 +70,8 @@ def choose(operator: str, rule: Rule) -> None:
 def compiled(job: tuple[str, str, str, bool, str]) -> str:
     """Compile a candidate in a process of its own: what it leaves in Triton's cache is found by the measuring process."""
     op, shape, dtype, last, name = job
-    operator, batch = OPERATORS[op]
-    choose(operator, candidates(operator, last, DTYPES[dtype].itemsize)[name])
-    case = CASES[op](SHAPES[shape], batch, DTYPES[dtype], last, "cuda")
+    choose(candidates(operator_of(op, last), last, DTYPES[dtype].itemsize)[name])
+    case = CASES[op](SHAPES[shape], BATCHES[op], DTYPES[dtype], last, "cuda")
     try:
         case.ours(*case.inputs(0))
         torch.cuda.synchronize()
@@ -78,10 +82,10 @@ def compiled(job: tuple[str, str, str, bool, str]) -> str:
 
 def measure(op: str, shape: str, dtype: str, last: bool, failed: dict[Any, str], seconds: float) -> list[dict[str, Any]]:
     """One row a candidate that runs and is right."""
-    operator, batch = OPERATORS[op]
+    batch = BATCHES[op]
     case = CASES[op](SHAPES[shape], batch, DTYPES[dtype], last, "cuda")
     inputs = [case.inputs(seed) for seed in range(2)]
-    rules = candidates(operator, last, DTYPES[dtype].itemsize)
+    rules = candidates(operator_of(op, last), last, DTYPES[dtype].itemsize)
     expected = float(case.ours(*inputs[0])[0])
     calls: dict[str, Callable[[int], Any]] = {}
     for name, rule in rules.items():
@@ -89,7 +93,7 @@ def measure(op: str, shape: str, dtype: str, last: bool, failed: dict[Any, str],
             continue
 
         def call(turn: int, rule: Rule = rule) -> list[torch.Tensor]:
-            choose(operator, rule)
+            choose(rule)
             return case.ours(*inputs[turn % 2])
 
         if abs(float(call(0)[0]) / expected - 1) < 1e-6:
@@ -106,7 +110,7 @@ def measure(op: str, shape: str, dtype: str, last: bool, failed: dict[Any, str],
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ops", nargs="+", choices=list(OPERATORS), default=list(OPERATORS))
+    parser.add_argument("--ops", nargs="+", choices=list(BATCHES), default=list(BATCHES))
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=["bf16"])
     parser.add_argument("--layouts", nargs="+", choices=["nhwc", "nchw"], default=["nhwc", "nchw"])
@@ -119,7 +123,7 @@ def main() -> None:
     cases = list(itertools.product(options.ops, options.shapes, options.dtypes, [x == "nhwc" for x in options.layouts]))
     jobs = [
         (*case, name) for case in cases
-        for name in candidates(OPERATORS[case[0]][0], case[3], DTYPES[case[2]].itemsize)
+        for name in candidates(operator_of(case[0], case[3]), case[3], DTYPES[case[2]].itemsize)
     ]  # fmt: skip
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
         failed = {job: said for job, said in zip(jobs, pool.map(compiled, jobs)) if said}

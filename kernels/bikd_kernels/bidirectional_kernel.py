@@ -17,7 +17,8 @@ def objective_level(E, F, S, R, G, H, REGION, COUNTS, GS, GR, GG, GH, PART, stri
     at_p = bad
     anchor = bad
     anchor_n = bad
-    for i in range(TILES):
+    STAGES: tl.constexpr = 2 if TILES > 1 else 1  # the next tile's loads travel while this one is computed
+    for i in tl.range(TILES, num_stages=STAGES):
         v = objective_tile(E, F, S, R, G, H, REGION, COUNTS, GS, GR, GG, GH, slot * TILES + i, beta, scale, per_position,
                            fold_s, fold_g, f_bad, f_good, con, div, anc, bound, margin, eps2, HW, ROWS, CHANNELS, C,
                            BLOCK_C, BLOCK_P, NHWC, EVEN_P, ADAPT, GRAD_S, GRAD_G, DEAD_ZERO, PTX)

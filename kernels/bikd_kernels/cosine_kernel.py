@@ -80,7 +80,7 @@ def load_wide(pointer, mask):
 def pair_tile(T, S, W, GT, GS, pid, scale, fold, eps2, HW, ROWS, CHANNELS, C: tl.constexpr, BLOCK_C: tl.constexpr,
               BLOCK_P: tl.constexpr, NHWC: tl.constexpr, EVEN_P: tl.constexpr, GRAD_T: tl.constexpr,
               GRAD_S: tl.constexpr, HAS_W: tl.constexpr, DEAD_ZERO: tl.constexpr):
-    """One tile of one level: writes the gradients, returns each position's share of the loss, (BLOCK_P,)."""
+    """One tile of one level: writes the gradients, returns its share of the loss."""
     base, first, limit = place(pid, HW, ROWS, BLOCK_P, C, NHWC)
     p = tl.arange(0, BLOCK_P)
     c = tl.arange(0, BLOCK_C)
@@ -144,27 +144,14 @@ def pair_tile(T, S, W, GT, GS, pid, scale, fold, eps2, HW, ROWS, CHANNELS, C: tl
             if GRAD_T:
                 store_as(GT + off, s * a_t[:, None] + t * b_t[:, None], mask)
         d = 0.5 * tl.sum(a_d, axis=1) + missing_norm(tt, rt, eps2) + missing_norm(ss, rs, eps2)
-    return d * w
-
-
-@triton.jit
-def pair_level(T, S, W, GT, GS, PART, slot, scale, fold, eps2, HW, ROWS, CHANNELS, C: tl.constexpr, BLOCK_C: tl.constexpr,
-               BLOCK_P: tl.constexpr, TILES: tl.constexpr, NHWC: tl.constexpr, EVEN_P: tl.constexpr, GRAD_T: tl.constexpr,
-               GRAD_S: tl.constexpr, HAS_W: tl.constexpr, DEAD_ZERO: tl.constexpr):
-    """TILES tiles of one level, from slot * TILES on; their share of the loss goes to PART."""
-    shares = tl.zeros([BLOCK_P], tl.float32)
-    for i in range(TILES):
-        shares += pair_tile(T, S, W, GT, GS, slot * TILES + i, scale, fold, eps2, HW, ROWS, CHANNELS, C, BLOCK_C, BLOCK_P,
-                            NHWC, EVEN_P, GRAD_T, GRAD_S, HAS_W, DEAD_ZERO)
-    tl.store(PART, tl.sum(shares, axis=0))
+    return tl.sum(d * w, axis=0)
 
 
 @triton.jit
 def pair_kernel(T, S, W, INVERSE, GT, GS, PART, scale, fold, eps2, HW, ROWS, CHANNELS, ENDS, L: tl.constexpr, C: tl.constexpr,
-                BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, TILES: tl.constexpr, NHWC: tl.constexpr, EVEN_P: tl.constexpr,
+                BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, NHWC: tl.constexpr, EVEN_P: tl.constexpr,
                 GRAD_T: tl.constexpr, GRAD_S: tl.constexpr, HAS_W: tl.constexpr, DEAD_ZERO: tl.constexpr):
-    """All levels: program ids up to ENDS[k] belong to level k and take TILES[k] tiles each, one after the other. T, S, ... are
-    tuples with one entry a level."""
+    """All levels: program ids up to ENDS[k] belong to level k. T, S, ... are tuples with one entry a level."""
     pid = tl.program_id(0)
     start = 0
     for k in tl.static_range(L):
@@ -172,7 +159,7 @@ def pair_kernel(T, S, W, INVERSE, GT, GS, PART, scale, fold, eps2, HW, ROWS, CHA
             weight = scale[k]
             if HAS_W:
                 weight = weight * tl.load(INVERSE + k)
-            pair_level(T[k], S[k], W[k], GT[k], GS[k], PART + pid, pid - start, weight, fold[k], eps2, HW[k], ROWS[k],
-                       CHANNELS[k], C[k], BLOCK_C[k], BLOCK_P[k], TILES[k], NHWC[k], EVEN_P[k], GRAD_T, GRAD_S, HAS_W,
-                       DEAD_ZERO)
+            share = pair_tile(T[k], S[k], W[k], GT[k], GS[k], pid - start, weight, fold[k], eps2, HW[k], ROWS[k],
+                              CHANNELS[k], C[k], BLOCK_C[k], BLOCK_P[k], NHWC[k], EVEN_P[k], GRAD_T, GRAD_S, HAS_W, DEAD_ZERO)
+            tl.store(PART + pid, share)
         start = ENDS[k]

@@ -182,7 +182,7 @@ def map_kernel(
         tile = tl.zeros([BM, BN], tl.float32)
     windows = ()
     for l in tl.static_range(len(LEVELS)):  # asked for together: one wait for memory instead of one a level
-        windows = windows + (_window(D, STARTS, rb, cb, 0, 0, LEVELS, l, CHUNK),)
+        windows = windows + (_window(D, STARTS, rb, cb, 0, 0, LEVELS, l, CHUNK),)  # type: ignore[assignment]
     for l in tl.static_range(len(LEVELS)):
         part = _level_tile(windows[l], D, ROWS, COLUMNS, STARTS, rb, cb, LEVELS, l, BM, BN, CHUNK, PRECISION)
         if PRODUCT:

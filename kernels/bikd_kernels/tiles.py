@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 
 PROGRAMS = 2048  # at least, where programs take several tiles
-RESIDENT = {"pair": {True: 4096, False: 8192}, "objective": {True: 2048, False: 0}}  # elements a tile may keep
+# what a tile may keep in registers: elements (in words: channels)
+RESIDENT = {"pair": {True: 4096, False: 8192}, "words": {False: 128}, "objective": {True: 2048, False: 0}}
 
 
 class Plan(NamedTuple):
     """One launch over several levels: tuples with one entry a level, as the kernels take them."""
 
+    operator: str
     hw: tuple[int, ...]
     rows: tuple[int, ...]
     channels: tuple[int, ...]
@@ -37,15 +39,17 @@ class Plan(NamedTuple):
 def rule(operator: str, channels_last: bool, itemsize: int, channels: int) -> tuple[int, int, int]:
     """(BLOCK_C, BLOCK_P, warps) for a channel count that is a power of two.
 
-    channels_last: 4 warps; the whole vector stays in registers, 16 (pair) or 8 (objective) elements a thread.
+    channels_last: the whole vector stays in registers, 16 (pair, 8 warps) or 8 (objective, 4 warps) elements a thread.
     NCHW: rows of 128 bytes; few channels stay in registers, many are looped over.
     """
     if channels_last:
-        elements = 2048 if operator == "pair" else 1024
+        elements, warps = (4096, 8) if operator == "pair" else (1024, 4)
         if channels <= RESIDENT[operator][True]:
-            return channels, max(1, elements // channels), 4
-        return elements // 2, 2, 4
+            return channels, max(1, elements // channels), warps
+        return elements // 2, 2, warps
     positions = 64 if itemsize <= 2 else 32
+    if operator == "words":
+        return (channels if channels <= RESIDENT[operator][False] else 64), positions, 8
     if operator == "objective":
         return (8 if itemsize <= 2 else 16), positions, 4
     if channels * positions * 2 <= RESIDENT[operator][False]:
@@ -93,11 +97,11 @@ def plan(operator: str, shapes: tuple[tuple[int, ...], ...], channels_last: tupl
     for (batch, _, height, width), last, (_, block_p, _) in zip(shapes, channels_last, tiles):
         hw = height * width
         total = -(-batch * hw // block_p) if last else batch * -(-hw // block_p)
-        each.append(tiles_each(total) if last else 1)
+        each.append(tiles_each(total) if last and operator == "objective" else 1)
         ends.append((ends[-1] if ends else 0) + total // each[-1])
         even.append((batch * hw if last else hw) % block_p == 0)
     return Plan(
-        hw=tuple(s[2] * s[3] for s in shapes), rows=tuple(s[0] * s[2] * s[3] for s in shapes),
+        operator=operator, hw=tuple(s[2] * s[3] for s in shapes), rows=tuple(s[0] * s[2] * s[3] for s in shapes),
         channels=tuple(s[1] for s in shapes), ends=tuple(ends), block_c=tuple(t[0] for t in tiles),
         block_p=tuple(t[1] for t in tiles), tiles=tuple(each), channels_last=channels_last, even=tuple(even), warps=tiles[0][2],
     )
@@ -106,7 +110,7 @@ def plan(operator: str, shapes: tuple[tuple[int, ...], ...], channels_last: tupl
 def tiles_each(total: int) -> int:
     """Tiles that a program takes of `total`: what it does but once (arguments, sums over its positions) weighs less for several,
     but there have to be programs enough to fill any GPU and to even out. It depends on nothing but the shape: so do the bits."""
-    return next(n for n in (4, 2, 1) if n == 1 or (total % n == 0 and total // n >= PROGRAMS))
+    return next(n for n in (8, 4, 2, 1) if n == 1 or (total % n == 0 and total // n >= PROGRAMS))
 
 
 def device_key(x: Tensor) -> str:
@@ -117,13 +121,15 @@ def device_key(x: Tensor) -> str:
     return f"sm_{major}{minor}"
 
 
-def launches(operator: str, layouts: Sequence[bool], tensors: Sequence[Sequence[Tensor]]) -> list[tuple[list[int], Plan]]:
+def launches(operator: str, layouts: Sequence[bool], tensors: Sequence[Sequence[Tensor]],
+             only: bool | None = None) -> list[tuple[list[int], Plan]]:
     """(level numbers, plan) of each launch: one for all levels of a layout. tensors: the lists a level's tile loads.
+    only: levels of this layout alone.
 
     The objective in NCHW takes a launch a level: three of its bodies in one kernel spill.
     """
     groups = []
-    for last in (True, False):
+    for last in (True, False) if only is None else (only,):
         together = [k for k, layout in enumerate(layouts) if layout == last and tensors[0][k].numel() > 0]
         apart = operator == "objective" and not last
         for levels in [[k] for k in together] if apart else [together] * bool(together):
@@ -137,7 +143,7 @@ def default_table() -> dict[str, dict[str, list[int]]]:
     """The table the rule gives, for writing tiles.json anew."""
     entries = {}
     for operator in RESIDENT:
-        for last in (True, False):
+        for last in RESIDENT[operator]:
             for itemsize in (2, 4):
                 for channels in (1 << n for n in range(3, 12)):
                     key = f"{operator}/{'channels_last' if last else 'nchw'}/{itemsize}/{channels}"
