@@ -98,7 +98,8 @@ def main() -> None:
                 _, seconds = timed(lambda: trainer._step(now), ranks.device)  # noqa: B023
                 whole.append(seconds)
                 found = trainer.log.sums["loss"] - before
-                if not torch.allclose(found, expected.float(), rtol=1e-4, atol=1e-6):
+                # on a GPU a captured convolution may take another algorithm than an eager one: bf16 differs in its last bits
+                if not torch.allclose(found, expected.float(), rtol=1e-3 if gpu else 1e-4, atol=1e-6):
                     raise SystemExit(f"the step's loss {found:.6f} is not the bare passes' {expected:.6f}")
             skip = options.steps // 5  # the first steps warm caches up
             ours, theirs, drawing = (statistics.median(x[skip:]) for x in (whole, alone, simulated))
