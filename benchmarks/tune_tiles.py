@@ -29,14 +29,10 @@ COLUMNS = [
     "op", "shape", "batch", "dtype", "layout", "candidate", "y50_us", "percent_of_copy", "times_rule",
     "device", "cores", "threads", "load", "torch", "triton", "commit", "when",
 ]  # fmt: skip
+OPERATORS = {"cosine_discrepancy": "pair", "bidirectional_loss": "objective"}  # names in the tile table
 BATCHES = {"cosine_discrepancy": 256, "bidirectional_loss": 64}
 Tile = tuple[int, int, int]
 Rule = Callable[[int], Tile]  # channels (a power of two) -> BLOCK_C, BLOCK_P, warps
-
-
-def operator_of(op: str, last: bool) -> str:
-    """The tile table's name for it."""
-    return "objective" if op == "bidirectional_loss" else "pair" if last else "words"
 
 
 def candidates(operator: str, last: bool, itemsize: int) -> dict[str, Rule]:
@@ -48,11 +44,11 @@ def candidates(operator: str, last: bool, itemsize: int) -> dict[str, Rule]:
                 found[f"{elements} elements, {warps} warps"] = lambda c, e=elements, w=warps: (c, max(1, e // c), w)
         return found
     row = 64 if itemsize <= 2 else 32  # positions of 128 bytes
-    if operator == "words":
-        for keep, block_c, warps in itertools.product((0, 64, 128, 256), (32, 64, 128), (4, 8, 16)):
-            if 4 <= block_c // warps <= 16 and keep // warps <= 16:
+    if operator == "pair":
+        for keep, block_c, warps in itertools.product((0, 4096, 8192), (8, 16, 32, 64), (1, 2, 4)):
+            if 8 <= block_c * row // (32 * warps) <= 64:
                 found[f"keep {keep}, {block_c} channels, {warps} warps"] = (
-                    lambda c, k=keep, b=block_c, w=warps: (c if c <= k else min(b, c), row, w)
+                    lambda c, k=keep, b=block_c, w=warps: (c if c * row <= k else min(b, c), row, w)
                 )
         return found
     for block_c, warps in itertools.product((4, 8, 16), (1, 2, 4, 8)):
@@ -70,7 +66,7 @@ def choose(rule: Rule) -> None:
 def compiled(job: tuple[str, str, str, bool, str]) -> str:
     """Compile a candidate in a process of its own: what it leaves in Triton's cache is found by the measuring process."""
     op, shape, dtype, last, name = job
-    choose(candidates(operator_of(op, last), last, DTYPES[dtype].itemsize)[name])
+    choose(candidates(OPERATORS[op], last, DTYPES[dtype].itemsize)[name])
     case = CASES[op](SHAPES[shape], BATCHES[op], DTYPES[dtype], last, "cuda")
     try:
         case.ours(*case.inputs(0))
@@ -85,7 +81,7 @@ def measure(op: str, shape: str, dtype: str, last: bool, failed: dict[Any, str],
     batch = BATCHES[op]
     case = CASES[op](SHAPES[shape], batch, DTYPES[dtype], last, "cuda")
     inputs = [case.inputs(seed) for seed in range(2)]
-    rules = candidates(operator_of(op, last), last, DTYPES[dtype].itemsize)
+    rules = candidates(OPERATORS[op], last, DTYPES[dtype].itemsize)
     expected = float(case.ours(*inputs[0])[0])
     calls: dict[str, Callable[[int], Any]] = {}
     for name, rule in rules.items():
@@ -123,7 +119,7 @@ def main() -> None:
     cases = list(itertools.product(options.ops, options.shapes, options.dtypes, [x == "nhwc" for x in options.layouts]))
     jobs = [
         (*case, name) for case in cases
-        for name in candidates(operator_of(case[0], case[3]), case[3], DTYPES[case[2]].itemsize)
+        for name in candidates(OPERATORS[case[0]], case[3], DTYPES[case[2]].itemsize)
     ]  # fmt: skip
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
         failed = {job: said for job, said in zip(jobs, pool.map(compiled, jobs)) if said}

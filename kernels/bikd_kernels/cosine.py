@@ -15,7 +15,6 @@ from torch.library import Library
 from .checks import DEAD, OVERS, REDUCTIONS, as_levels, one_of, position_maps, positive_eps, same_shapes, scale_list
 from .cosine_kernel import pair_kernel
 from .cosine_statistics import Statistics, refuse_double_backward
-from .cosine_words import words_kernel
 from .dispatch import choose
 from .layout import arranged, gradient_like, is_channels_last
 from .partials import fold_for, ordered_sum, scaled
@@ -33,34 +32,20 @@ def launch_pair(
     grads_s = [gradient_like(s, last) for s, last in zip(student, layouts)] if grad_student else []
     teacher = [arranged(t, last) for t, last in zip(teacher, layouts)]
     student = [arranged(s, last) for s, last in zip(student, layouts)]
-    groups = [group for last in (True, False) for group in launches(
-        "pair" if last or not in_words(teacher, student, grads_t + grads_s, layouts) else "words", layouts, (teacher, student),
-        only=last)]
+    groups = launches("pair", layouts, (teacher, student))
     part = torch.empty(1, sum(p.ends[-1] for _, p in groups), dtype=torch.float32, device=student[0].device)
     start = 0
     for levels, p in groups:
         def pick(maps: Sequence[Any], levels: list[int] = levels) -> tuple[Any, ...]:
             return tuple(maps[k] for k in levels)
-        maps = (pick(teacher), pick(student), pick(weights or student), part if inverse is None else inverse_of(inverse, levels),
-                pick(grads_t or student), pick(grads_s or student), part[0, start:])
-        sizes = dict(L=len(levels), C=p.channels, BLOCK_C=p.block_c, BLOCK_P=p.block_p, EVEN_P=p.even)
-        flags = dict(GRAD_T=grad_teacher, GRAD_S=grad_student, HAS_W=inverse is not None, DEAD_ZERO=dead_zero, num_warps=p.warps)
-        if p.operator == "words":
-            words_kernel[(p.ends[-1],)](
-                *maps, 0, pick(scale), pick(fold), eps * eps, p.hw, p.channels, p.ends, **sizes, **flags)
-        else:
-            pair_kernel[(p.ends[-1],)](
-                *maps, pick(scale), pick(fold), eps * eps, p.hw, p.rows, p.channels, p.ends,
-                NHWC=p.channels_last, **sizes, **flags)
+        pair_kernel[(p.ends[-1],)](
+            pick(teacher), pick(student), pick(weights or student), part if inverse is None else inverse_of(inverse, levels),
+            pick(grads_t or student), pick(grads_s or student), part[0, start:], pick(scale), pick(fold), eps * eps, p.hw,
+            p.rows, p.channels, p.ends, L=len(levels), C=p.channels, BLOCK_C=p.block_c, BLOCK_P=p.block_p,
+            NHWC=p.channels_last, EVEN_P=p.even, GRAD_T=grad_teacher, GRAD_S=grad_student, HAS_W=inverse is not None,
+            DEAD_ZERO=dead_zero, num_warps=p.warps)
         start += p.ends[-1]
     return ordered_sum(part, torch.float32)[0], grads_t + grads_s
-
-
-def in_words(teacher: Sequence[Tensor], student: Sequence[Tensor], grads: Sequence[Tensor], layouts: Sequence[bool]) -> bool:
-    """Whether the NCHW levels can be walked in words of 4 bytes: one type, and no word that straddles channels."""
-    held = [x for x, last in zip((*teacher, *student, *grads), list(layouts) * (2 + len(grads) // len(layouts))) if not last]
-    return len({x.dtype for x in held}) <= 1 and all(
-        x.data_ptr() % 4 == 0 and x.shape[2] * x.shape[3] * x.element_size() % 4 == 0 for x in held)
 
 
 def inverse_of(inverse: Tensor, levels: list[int]) -> Tensor:

@@ -16,14 +16,12 @@ import torch
 from torch import Tensor
 
 PROGRAMS = 2048  # at least, where programs take several tiles
-# what a tile may keep in registers: elements (in words: channels)
-RESIDENT = {"pair": {True: 4096, False: 8192}, "words": {False: 128}, "objective": {True: 2048, False: 0}}
+RESIDENT = {"pair": {True: 4096, False: 4096}, "objective": {True: 2048, False: 0}}  # elements a tile may keep
 
 
 class Plan(NamedTuple):
     """One launch over several levels: tuples with one entry a level, as the kernels take them."""
 
-    operator: str
     hw: tuple[int, ...]
     rows: tuple[int, ...]
     channels: tuple[int, ...]
@@ -40,7 +38,8 @@ def rule(operator: str, channels_last: bool, itemsize: int, channels: int) -> tu
     """(BLOCK_C, BLOCK_P, warps) for a channel count that is a power of two.
 
     channels_last: the whole vector stays in registers, 16 (pair, 8 warps) or 8 (objective, 4 warps) elements a thread.
-    NCHW: rows of 128 bytes; few channels stay in registers, many are looped over.
+    NCHW: rows of 128 bytes; few channels stay in registers, many are looped over. Two warps (pair): their sums over channels meet
+    in shared memory, and the fewer do, the better, although each thread has 32 or 64 elements then.
     """
     if channels_last:
         elements, warps = (4096, 8) if operator == "pair" else (1024, 4)
@@ -48,14 +47,10 @@ def rule(operator: str, channels_last: bool, itemsize: int, channels: int) -> tu
             return channels, max(1, elements // channels), warps
         return elements // 2, 2, warps
     positions = 64 if itemsize <= 2 else 32
-    if operator == "words":
-        return (channels if channels <= RESIDENT[operator][False] else 64), positions, 8
     if operator == "objective":
         return (8 if itemsize <= 2 else 16), positions, 4
-    if channels * positions * 2 <= RESIDENT[operator][False]:
-        positions *= 2
     resident = channels * positions <= RESIDENT[operator][False]
-    return (channels if resident else 64), positions, 8
+    return (channels if resident else (2048 if channels < 1024 else 1024) // positions), positions, 2
 
 
 @functools.cache
@@ -101,7 +96,7 @@ def plan(operator: str, shapes: tuple[tuple[int, ...], ...], channels_last: tupl
         ends.append((ends[-1] if ends else 0) + total // each[-1])
         even.append((batch * hw if last else hw) % block_p == 0)
     return Plan(
-        operator=operator, hw=tuple(s[2] * s[3] for s in shapes), rows=tuple(s[0] * s[2] * s[3] for s in shapes),
+        hw=tuple(s[2] * s[3] for s in shapes), rows=tuple(s[0] * s[2] * s[3] for s in shapes),
         channels=tuple(s[1] for s in shapes), ends=tuple(ends), block_c=tuple(t[0] for t in tiles),
         block_p=tuple(t[1] for t in tiles), tiles=tuple(each), channels_last=channels_last, even=tuple(even), warps=tiles[0][2],
     )
@@ -121,15 +116,13 @@ def device_key(x: Tensor) -> str:
     return f"sm_{major}{minor}"
 
 
-def launches(operator: str, layouts: Sequence[bool], tensors: Sequence[Sequence[Tensor]],
-             only: bool | None = None) -> list[tuple[list[int], Plan]]:
+def launches(operator: str, layouts: Sequence[bool], tensors: Sequence[Sequence[Tensor]]) -> list[tuple[list[int], Plan]]:
     """(level numbers, plan) of each launch: one for all levels of a layout. tensors: the lists a level's tile loads.
-    only: levels of this layout alone.
 
     The objective in NCHW takes a launch a level: three of its bodies in one kernel spill.
     """
     groups = []
-    for last in (True, False) if only is None else (only,):
+    for last in (True, False):
         together = [k for k, layout in enumerate(layouts) if layout == last and tensors[0][k].numel() > 0]
         apart = operator == "objective" and not last
         for levels in [[k] for k in together] if apart else [together] * bool(together):
@@ -143,7 +136,7 @@ def default_table() -> dict[str, dict[str, list[int]]]:
     """The table the rule gives, for writing tiles.json anew."""
     entries = {}
     for operator in RESIDENT:
-        for last in RESIDENT[operator]:
+        for last in (True, False):
             for itemsize in (2, 4):
                 for channels in (1 << n for n in range(3, 12)):
                     key = f"{operator}/{'channels_last' if last else 'nchw'}/{itemsize}/{channels}"

@@ -18,8 +18,7 @@ from typing import Any
 import triton
 from bikd_kernels.bidirectional_kernel import objective_kernel
 from bikd_kernels.cosine_kernel import pair_kernel
-from bikd_kernels.cosine_words import words_kernel
-from bikd_kernels.tiles import RESIDENT, tile
+from bikd_kernels.tiles import tile
 from triton.backends import nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -31,16 +30,14 @@ ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942")
 CHANNELS = {"sm_90": (64, 128, 256, 512, 1024)}
 OTHER_CHANNELS = (64, 256, 1024)
 TRIOS = {"resnet18": (64, 128, 256), "wide_resnet50": (256, 512, 1024)}
-KERNELS: dict[str, Any] = {"pair": pair_kernel, "words": words_kernel, "objective": objective_kernel}
-MAPS = {"pair": ("T", "S", "GT", "GS"), "words": ("T", "S", "GT", "GS"),
-        "objective": ("E", "F", "S", "R", "G", "H", "GS", "GR", "GG", "GH")}
-OTHERS = {"pair": ("W",), "words": ("W",), "objective": ("REGION",)}
-SINGLE = {"INVERSE": "*fp32", "PART": "*fp32", "COUNTS": "*fp32", "BETA": "*fp32", "stride": "i32", "zero": "i32"}
+KERNELS: dict[str, Any] = {"pair": pair_kernel, "objective": objective_kernel}
+MAPS = {"pair": ("T", "S", "GT", "GS"), "objective": ("E", "F", "S", "R", "G", "H", "GS", "GR", "GG", "GH")}
+OTHERS = {"pair": ("W",), "objective": ("REGION",)}
+SINGLE = {"INVERSE": "*fp32", "PART": "*fp32", "COUNTS": "*fp32", "BETA": "*fp32", "stride": "i32"}
 PER_LEVEL_FLOATS = ("scale", "fold", "per_position", "fold_s", "fold_g")
 PER_LEVEL_INTS = ("HW", "ROWS", "CHANNELS", "ENDS")
 FLAGS = {
     "pair": dict(GRAD_T=False, GRAD_S=True, HAS_W=False, DEAD_ZERO=False),
-    "words": dict(GRAD_T=False, GRAD_S=True, HAS_W=False, DEAD_ZERO=False),
     "objective": dict(BETA_ON_DEVICE=True, ADAPT=True, GRAD_S=True, GRAD_G=True, DEAD_ZERO=True),
 }
 
@@ -52,9 +49,7 @@ def compile_kernel(operator: str, arch: str, dtype: str, last: bool, channels: t
     tiles = [tile(operator, last, BYTES[dtype], c, arch) for c in channels]
     constants = FLAGS[operator] | dict(
         L=levels, C=channels, BLOCK_C=tuple(t[0] for t in tiles), BLOCK_P=tuple(t[1] for t in tiles),
-        EVEN_P=(True,) * levels)
-    if operator != "words":
-        constants["NHWC"] = (last,) * levels
+        NHWC=(last,) * levels, EVEN_P=(True,) * levels)
     if operator == "objective":
         constants |= dict(PTX=arch.startswith("sm_"), TILES=(4 if last else 1,) * levels)
     kinds: dict[str, Any] = {}
@@ -152,9 +147,9 @@ def variants() -> Iterator[tuple[str, tuple[str, str, str, bool, tuple[int, ...]
     for operator in MAPS:
         for arch in ARCHITECTURES:
             for dtype in BYTES if arch == "sm_90" else ("bf16", "fp32"):
-                for last in RESIDENT[operator]:
+                for last in (True, False):
                     shapes = {str(c): (c,) for c in CHANNELS.get(arch, OTHER_CHANNELS)}
-                    if arch == "sm_90" and dtype != "fp16" and (last or operator != "objective"):
+                    if arch == "sm_90" and dtype != "fp16" and (last or operator == "pair"):
                         shapes |= TRIOS
                     for label, channels in shapes.items():
                         layout = "channels_last" if last else "nchw"

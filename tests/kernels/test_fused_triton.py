@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from bikd_kernels import bidirectional_loss, cosine_discrepancy
+from bikd_kernels import bidirectional_loss, cosine_discrepancy, region_counts, tiles
 from bikd_kernels.dispatch import HAS_TRITON, INTERPRETED
 from fused_cases import check_objective, check_pair, maps, objective_inputs
 from hypothesis import Phase, given, settings
@@ -108,6 +108,29 @@ def test_objective_options(last: bool) -> None:
     nothing = [torch.zeros_like(r) for r in inputs["regions"]]
     check_objective(inputs | dict(regions=nothing), "triton")
     check_objective(objective_inputs(LOOPED, last=last, device=DEVICE), "triton")
+
+
+@pytest.mark.parametrize("each", [1, 2, 8])
+def test_objective_with_several_tiles_a_program(each: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles, "tiles_each", lambda total: each if total % each == 0 else 1)
+    tiles.plan.cache_clear()
+    try:
+        check_objective(objective_inputs(((64, 8, 8), (128, 8, 8)), 4, device=DEVICE), "triton")
+    finally:
+        tiles.plan.cache_clear()
+
+
+def test_programs_take_several_tiles_where_there_are_many() -> None:
+    assert [tiles.tiles_each(n) for n in (1, 4095, 4096, 8192, 16384, 16386, 1 << 20)] == [1, 1, 2, 4, 8, 2, 8]
+
+
+def test_regions_are_counted_on_the_device() -> None:
+    draw = torch.Generator().manual_seed(0)
+    regions = [torch.randint(0, 3, shape, generator=draw, dtype=torch.uint8).to(DEVICE)
+               for shape in ((3, 150, 150), (2, 7, 5), (1, 1, 1))]
+    counts = region_counts(regions, impl="triton")
+    assert counts.dtype == torch.int64 and torch.equal(counts, region_counts(regions, impl="reference"))
+    assert torch.equal(region_counts([r.transpose(1, 2) for r in regions], impl="triton"), counts)
 
 
 @pytest.mark.parametrize("dead", ["torch", "zero"])
