@@ -108,44 +108,45 @@ def _nan_max(a, b):
 
 
 @triton.jit
-def _window(D, STARTS, rb, cb, i0, j0, LEVELS: tl.constexpr, l: tl.constexpr, CHUNK: tl.constexpr):
-    """The discrepancies of level l that the tile touches, from row i0 and column j0 of its window on, CHUNK a side at most."""
+def _window(D, STARTS, rb, cb, LEVELS: tl.constexpr, l: tl.constexpr):
+    """The discrepancies of level l that a tile touches, where that is one window."""
     h: tl.constexpr = LEVELS[l][0]
     w: tl.constexpr = LEVELS[l][1]
-    CH: tl.constexpr = LEVELS[l][3] if LEVELS[l][3] < CHUNK else CHUNK
-    CW: tl.constexpr = LEVELS[l][4] if LEVELS[l][4] < CHUNK else CHUNK
-    row = tl.load(STARTS + LEVELS[l][7] + rb) + i0 + tl.arange(0, CH)
-    column = tl.load(STARTS + LEVELS[l][8] + cb) + j0 + tl.arange(0, CW)
-    return tl.load(D + LEVELS[l][2] + (row % h)[:, None] * w + (column % w)[None, :])
+    i = tl.load(STARTS + LEVELS[l][7] + rb) + tl.arange(0, LEVELS[l][3])
+    j = tl.load(STARTS + LEVELS[l][8] + cb) + tl.arange(0, LEVELS[l][4])
+    return tl.load(D + LEVELS[l][2] + (i % h)[:, None] * w + (j % w)[None, :])
 
 
 @triton.jit
 def _level_tile(first, D, ROWS, COLUMNS, STARTS, rb, cb, LEVELS: tl.constexpr, l: tl.constexpr, BM: tl.constexpr,
-                BN: tl.constexpr, CHUNK: tl.constexpr, PRECISION: tl.constexpr):
-    """One tile (BM, BN) of A d B^T from the windows of A and B that the tile touches; first: the only window of d,
-    where there is but one."""
+                BN: tl.constexpr, CHUNK: tl.constexpr, PRECISION: tl.constexpr, AHEAD: tl.constexpr):
+    """One tile (BM, BN) of A d B^T from the windows of A and B that the tile touches; AHEAD: first is the only window of d."""
+    h: tl.constexpr = LEVELS[l][0]
+    w: tl.constexpr = LEVELS[l][1]
     KH: tl.constexpr = LEVELS[l][3]
     KW: tl.constexpr = LEVELS[l][4]
     CH: tl.constexpr = KH if KH < CHUNK else CHUNK
     CW: tl.constexpr = KW if KW < CHUNK else CHUNK
     m = tl.arange(0, BM)
     n = tl.arange(0, BN)
-    rows = ROWS + LEVELS[l][5] + (rb * BM + m)[:, None] * KH
-    columns = COLUMNS + LEVELS[l][6] + n[None, :]
     tile = tl.zeros([BM, BN], tl.float32)
-    if KH == CH and KW == CW:
-        half = tl.zeros([BM, CW], tl.float32)
-        half = tl.dot(tl.load(rows + tl.arange(0, CH)[None, :]), first, half, input_precision=PRECISION)
-        b = tl.load(columns + (cb * KW + tl.arange(0, CW))[:, None] * BN)
+    if AHEAD:
+        a = tl.load(ROWS + LEVELS[l][5] + (rb * BM + m)[:, None] * KH + tl.arange(0, CH)[None, :])
+        half = tl.dot(a, first, tl.zeros([BM, CW], tl.float32), input_precision=PRECISION)
+        b = tl.load(COLUMNS + LEVELS[l][6] + (cb * KW + tl.arange(0, CW))[:, None] * BN + n[None, :])
         tile = tl.dot(half, b, tile, input_precision=PRECISION)
     else:
+        row0 = tl.load(STARTS + LEVELS[l][7] + rb)
+        column0 = tl.load(STARTS + LEVELS[l][8] + cb)
         for j0 in range(0, KW, CW):
+            j = j0 + tl.arange(0, CW)
             half = tl.zeros([BM, CW], tl.float32)
             for i0 in range(0, KH, CH):
-                a = tl.load(rows + (i0 + tl.arange(0, CH))[None, :])
-                d = _window(D, STARTS, rb, cb, i0, j0, LEVELS, l, CHUNK)
+                i = i0 + tl.arange(0, CH)
+                a = tl.load(ROWS + LEVELS[l][5] + (rb * BM + m)[:, None] * KH + i[None, :])
+                d = tl.load(D + LEVELS[l][2] + ((row0 + i) % h)[:, None] * w + ((column0 + j) % w)[None, :])
                 half = tl.dot(a, d, half, input_precision=PRECISION)
-            b = tl.load(columns + (cb * KW + j0 + tl.arange(0, CW))[:, None] * BN)
+            b = tl.load(COLUMNS + LEVELS[l][6] + (cb * KW + j)[:, None] * BN + n[None, :])
             tile = tl.dot(half, b, tile, input_precision=PRECISION)
     return tile
 
@@ -161,13 +162,14 @@ def _ordered(x):
 def map_kernel(
     D, ROWS, COLUMNS, STARTS, OUT, SCORE, LEVELS: tl.constexpr, TOTAL: tl.constexpr, H: tl.constexpr, W: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, CHUNK: tl.constexpr, PRODUCT: tl.constexpr, WRITE: tl.constexpr,
-    KEEP: tl.constexpr, PRECISION: tl.constexpr,
+    KEEP: tl.constexpr, PRECISION: tl.constexpr, AHEAD: tl.constexpr,
 ):
     """OUT (B, H, W) and the score of D (B, TOTAL).
 
     LEVELS holds (h, w, offset in D, K of the rows, K of the columns, offset in ROWS, in COLUMNS, of the row starts, of
     the column starts, exponent). KEEP = 0: SCORE (B,) by atomic maximum. KEEP > 0, a power of two: SCORE
     (B, tiles, KEEP) receives the KEEP highest values of each tile in falling order. KEEP < 0: no score.
+    AHEAD: every level has one window for a tile, and all are asked for together: one wait for memory instead of one a level.
     """
     ROW_BLOCKS: tl.constexpr = (H + BM - 1) // BM
     COLUMN_BLOCKS: tl.constexpr = (W + BN - 1) // BN
@@ -181,10 +183,14 @@ def map_kernel(
     else:
         tile = tl.zeros([BM, BN], tl.float32)
     windows = ()
-    for l in tl.static_range(len(LEVELS)):  # asked for together: one wait for memory instead of one a level
-        windows = windows + (_window(D, STARTS, rb, cb, 0, 0, LEVELS, l, CHUNK),)  # type: ignore[assignment]
+    if AHEAD:
+        for l in tl.static_range(len(LEVELS)):
+            windows = windows + (_window(D, STARTS, rb, cb, LEVELS, l),)  # type: ignore[assignment]
     for l in tl.static_range(len(LEVELS)):
-        part = _level_tile(windows[l], D, ROWS, COLUMNS, STARTS, rb, cb, LEVELS, l, BM, BN, CHUNK, PRECISION)
+        if AHEAD:
+            part = _level_tile(windows[l], D, ROWS, COLUMNS, STARTS, rb, cb, LEVELS, l, BM, BN, CHUNK, PRECISION, True)
+        else:
+            part = _level_tile(0, D, ROWS, COLUMNS, STARTS, rb, cb, LEVELS, l, BM, BN, CHUNK, PRECISION, False)
         if PRODUCT:
             if LEVELS[l][9] != 1.0:
                 part = tl.exp2(LEVELS[l][9] * tl.log2(tl.where(part < 0.0, 0.0, part)))

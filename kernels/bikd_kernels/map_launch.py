@@ -138,14 +138,20 @@ def launch(
 
 
 def _run(kernel: Any, plan: Plan, d: Tensor, maps: Tensor, scores: Tensor, write: bool, keep: int) -> None:
-    plain = keep == 0 and write and not plan.product and plan.block == TILE and len(plan.levels) <= 3
-    whole = all(level[3] <= CHUNK and level[4] <= CHUNK for level in plan.levels)
-    limit = dict(maxnreg=REGISTERS) if plain and whole and device_key(d) == "sm_90" else {}
+    ahead = keep == 0 and write and asks_ahead(plan)
+    limit = dict(maxnreg=REGISTERS) if ahead and device_key(d) == "sm_90" else {}
     kernel[(d.shape[0] * plan.tiles,)](
         d, plan.rows, plan.columns, plan.starts, maps, scores, LEVELS=plan.levels, TOTAL=plan.total,
         H=plan.size[0], W=plan.size[1], BM=plan.block[0], BN=plan.block[1], CHUNK=CHUNK, PRODUCT=plan.product,
-        WRITE=write, KEEP=keep, PRECISION=PRECISION, num_warps=4, **limit,
+        WRITE=write, KEEP=keep, PRECISION=PRECISION, AHEAD=ahead, num_warps=4, **limit,
     )
+
+
+def asks_ahead(plan: Plan) -> bool:
+    """Whether the windows of all levels have room in registers at once: a plain sum over up to three levels, one window each."""
+    whole = all(level[3] <= CHUNK and level[4] <= CHUNK for level in plan.levels)
+    even = plan.size[0] % TILE[0] == 0 and plan.size[1] % TILE[1] == 0
+    return whole and even and not plan.product and plan.block == TILE and len(plan.levels) <= 3
 
 
 def _power(n: int) -> int:
