@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -49,15 +50,36 @@ def record(*parts: Callable[[], Any]) -> list[tuple[torch.cuda.CUDAGraph, Any]]:
             with _no_waiting() if i == WARM - 1 else nullcontext():
                 for part in parts:
                     part()
-        pool = torch.cuda.graph_pool_handle()  # shared by the parts alone: replayed in this order, none overwrites another's
-        for part in parts:
-            graph = torch.cuda.CUDAGraph()
-            # thread_local: NCCL's and DeepSpeed's threads may ask the device meanwhile
-            with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
-                result = part()
-            found.append((graph, result))
+        with _no_collection():
+            pool = torch.cuda.graph_pool_handle()  # shared by the parts alone: replayed in this order, none overwrites another's
+            for part in parts:
+                graph = torch.cuda.CUDAGraph()
+                # thread_local: NCCL's and DeepSpeed's threads may ask the device meanwhile
+                with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
+                    result = part()
+                found.append((graph, result))
     current.wait_stream(side)
     return found
+
+
+def origin(error: BaseException) -> BaseException:
+    """What came first: the end of a capture that has failed already raises once more, and says less."""
+    while isinstance(error.__context__, RuntimeError):
+        error = error.__context__
+    return error
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage is collected meanwhile: it may hold graphs and events of an earlier capture, whose end breaks this one."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @functools.cache

@@ -2,8 +2,9 @@
 
 A micro-batch replays three graphs: one makes its inputs (simulated defects, frozen features), one is the networks' forward pass
 with the objective, one their backward pass. The engine sees the last two as one autograd function, so that DeepSpeed's hooks,
-reductions and optimizer step stay what they are. Collectives and the optimizer are in no graph. The graphs are those of one kind of
-step, captured again when the schedule comes to the next; what cannot be captured runs as it would without, after one warning.
+reductions and optimizer step stay what they are. Collectives and the optimizer are in no graph. The graphs are those of one kind
+of step, captured again at the second micro-batch of the next kind: the first runs without, so that all it needs is set up where it
+will be used. What cannot be captured runs as it would without, after one warning.
 
 Replays write to the same memory every time. So everything here that outlives a replay is either copied or spent before the next.
 """
@@ -19,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
 from bikd_fast.config import TrainingConfig
-from bikd_fast.training.capture import bring, record, unchanged
+from bikd_fast.training.capture import bring, origin, record, unchanged
 from bikd_fast.training.distillation import Balance, Inputs, Result
 from bikd_fast.training.inputs import InputMaker
 from bikd_fast.training.sampling import Batch
@@ -63,6 +64,7 @@ class Graphs:
         self.parts, self.make, self.engine, self.say = parts, make, engine, say
         self.kind: tuple[bool, bool] | None = None
         self.held: dict[str, Any] = {}
+        self.unseen: set[str] = set()  # parts that have yet to run without a graph in this kind of step
 
     @property
     def load(self) -> bool:
@@ -90,14 +92,18 @@ class Graphs:
     def _of(self, part: str, now: Phase, build: Callable[[], Any]) -> Any:
         if self.kind != (now.backward, now.head):
             self.clear()
-            self.kind = now.backward, now.head
+            self.kind, self.unseen = (now.backward, now.head), set(self.parts)
+        if part in self.unseen:
+            self.unseen.discard(part)
+            return None
         if part in self.parts and part not in self.held:
             try:
                 with unchanged(self.engine.module):
                     self.held[part] = build()
             except RuntimeError as error:
                 self.parts.discard(part)
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+                first = origin(error)
+                reason = (str(first).strip().splitlines() or [type(first).__name__])[0].rstrip(".")
                 self.say(f"warning: no CUDA graph of the {part} (training.cuda_graphs), steps take longer: {reason}.")
         return self.held.get(part)
 

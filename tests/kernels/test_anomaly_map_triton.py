@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from bikd_kernels import anomaly_map
+from bikd_kernels import anomaly_map, map_launch
 from bikd_kernels.dispatch import HAS_TRITON, INTERPRETED
+from bikd_kernels.reference.anomaly_map import MapSpec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from map_cases import features, oracle, worst
@@ -52,6 +53,14 @@ def test_storage_types_and_layouts(dtype: torch.dtype, last: tuple[bool, bool]) 
 @pytest.mark.parametrize("last", [False, True])
 def test_even_shapes_take_the_path_without_masks(last: bool) -> None:
     check(((64, 16, 16), (256, 8, 8)), 32, last=(last, last))
+
+
+def test_maps_of_whole_tiles_ask_for_their_windows_ahead() -> None:
+    shapes = ((8, 16, 32), (4, 8, 16))
+    levels = tuple(s[1:] for s in shapes)
+    [plan] = map_launch.plans(MapSpec(levels, (64, 128), (1.0, 1.0), "sum", 4.0, False, "reflect"), torch.device("cpu"))
+    assert map_launch.asks_ahead(plan)
+    check(shapes, (64, 128))
 
 
 @pytest.mark.parametrize("padding", ["zeros", "replicate", "symmetric", "circular"])

@@ -108,6 +108,26 @@ def test_what_runs_through_graphs(change, parts):
     assert wanted(**{**usual, **change}) == parts
 
 
+def test_the_first_of_a_kind_runs_without_and_the_second_is_captured():
+    module, built = torch.nn.Linear(1, 1), []
+    held = graphs.Graphs({INPUTS}, None, SimpleNamespace(module=module), lambda text: pytest.fail(text))
+    one, other = SimpleNamespace(backward=False, head=False), SimpleNamespace(backward=True, head=True)
+    found = [held._of(INPUTS, now, lambda: built.append(0) or len(built)) for now in (one, one, one, other, other, one, one)]
+    assert found == [None, 1, 1, None, 2, None, 3]
+
+
+def test_a_failed_capture_is_told_by_what_came_first():
+    try:
+        try:
+            raise RuntimeError("a wait in the middle")
+        finally:
+            raise RuntimeError("failed due to a previous error")  # noqa: B012
+    except RuntimeError as error:
+        assert str(capture.origin(error)) == "a wait in the middle"
+    lonely = RuntimeError("alone")
+    assert capture.origin(lonely) is lonely
+
+
 def test_every_tensor_of_the_inputs_is_brought_in_a_fixed_order():
     count = iter(range(99))
     values = {f.name: torch.tensor(next(count)) for f in fields(Inputs)}
