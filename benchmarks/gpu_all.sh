@@ -33,11 +33,14 @@ if ! python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; the
 fi
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | tee "$OUT/gpu.txt"
 
-part gpu_tests 120 python -m pytest -q -p no:cacheprovider tests/gpu tests/kernels -k "gpu or triton"
+# Most of the tests' time is the compiler's: several at once where pytest-xdist is there.
+workers="$(python -c 'import xdist, os; print("-n", min(10, os.cpu_count()))' 2>/dev/null)"
+# shellcheck disable=SC2086
+part gpu_tests 120 python -m pytest -q -p no:cacheprovider $workers tests/gpu tests/kernels -k "gpu or triton"
 if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck; do
-        part "sanitizer_$tool" 60 compute-sanitizer --tool "$tool" --error-exitcode 9 \
-            python -m pytest -q -p no:cacheprovider tests/kernels/test_anomaly_map_triton.py -k "paddings or highest"
+        part "sanitizer_$tool" 40 compute-sanitizer --tool "$tool" --error-exitcode 9 \
+            python -m pytest -q -p no:cacheprovider tests/kernels/test_anomaly_map_triton.py -k "ahead or highest"
     done
 else
     echo "== compute-sanitizer: not installed, not run"
@@ -47,15 +50,16 @@ fi
 kernels() { python benchmarks/kernels.py --out "$OUT/kernels_gpu.csv" --seconds 0.1 "$@"; }
 export -f kernels
 export OUT
-part kernels_cosine 110 bash -c 'kernels --ops cosine_discrepancy --shapes resnet18 wide_resnet50 --batches 256 --dtypes bf16'
-part kernels_objective 110 bash -c 'kernels --ops bidirectional_loss --shapes resnet18 --batches 64 --dtypes bf16'
-part kernels_map 70 bash -c 'kernels --ops anomaly_map simulate --batches 32 --dtypes bf16'
-part kernels_rest 150 bash -c 'kernels --batches 32 256 --dtypes fp32 bf16 --providers eager ours copy' # no compiling
-
-for script in benchmarks/*_gpu.py; do # benchmarks of the other rooms that want a GPU
-    [ -e "$script" ] || continue
-    part "$(basename "$script" .py)" 60 python "$script" --out "$OUT"
-done
+part kernels_cosine 60 bash -c 'kernels --ops cosine_discrepancy --shapes resnet18 --batches 256 --dtypes bf16'
+part kernels_objective 60 bash -c 'kernels --ops bidirectional_loss --shapes resnet18 --batches 64 --dtypes bf16'
+part kernels_map 60 bash -c 'kernels --ops anomaly_map simulate --shapes resnet18 --batches 32 --dtypes bf16'
+# What a step adds to its networks; needs deepspeed.
+step() { part "overhead_$1" 45 python benchmarks/training_overhead.py --steps 15 --out "$OUT/training_overhead_gpu.csv" "${@:2}"; }
+step default
+step resnet18 --model.teacher resnet18 --model.weights random --training.batch_size 64
+step wide_resnet50 --model.teacher wide_resnet50_2 --model.weights random --training.batch_size 64
+part kernels_rest 120 bash -c 'kernels --batches 32 256 --dtypes fp32 bf16 --providers eager ours copy' # no compiling
+part tiles 60 python benchmarks/tune_tiles.py --out "$OUT/tiles_gpu.csv" --workers 10
 [ -s "$OUT/kernels_gpu.csv" ] && part plots 30 python benchmarks/plot_kernels.py --csv "$OUT/kernels_gpu.csv" --out "$OUT"
 echo "total $SECONDS s, results in $OUT"
 exit "$failed"

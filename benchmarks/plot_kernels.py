@@ -2,6 +2,8 @@
 
     python benchmarks/plot_kernels.py [--csv benchmarks/results/kernels.csv] [--out benchmarks/results]
 
+kernels_gpu.csv beside it has the rows of a GPU; both tables are written where the CSV is one of these two.
+
 Of an operator and device only the rows of the commit that was measured last count, and of those that repeat a case and provider the
 last one: times of different code do not stand side by side. A bar is the median, its whisker the 20th to 80th
 percentile, the number the time as a multiple of ours; a provider whose check failed has a name and no bar.
@@ -61,24 +63,30 @@ def panel(axes: plt.Axes, case: str, providers: dict[str, Row]) -> None:
 
 
 def table(found: dict[tuple[str, str], dict[str, dict[str, Row]]]) -> str:
-    """Markdown: times as multiples of ours, of every case of the CPU."""
+    """Markdown: times as multiples of ours, of every case; on a GPU what ours makes of a copy's bandwidth too."""
+    gpu = any(GPU.search(device) for _, device in found)
 
     def times(row: Row | None) -> str:
         return f"{float(row['times_ours']):.2g}" if row and row["times_ours"] else "-" if not row else "check failed"
 
     lines = [
-        "| operator | case | ours, ms | eager | better eager | compile | compile of value_and_grad "
-        "| memory: ours / eager / compile, MB |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| operator | case | ours, {'us | of a copy, % | launches: ours / eager' if gpu else 'ms'} | eager | better eager | compile "
+        "| compile of value_and_grad | memory: ours / eager / compile, MB |",
+        "|---|---|---|---|---|---|---|---|" + "---|---|" * gpu,
     ]
     for (op, device), cases in found.items():
-        for case, rows in cases.items() if not GPU.search(device) else ():
+        for case, rows in cases.items() if bool(GPU.search(device)) == gpu else ():
             if "ours" not in rows or not rows["ours"]["y50_us"]:
                 continue
             better, name = next(((rows[n], n.split()[1]) for n in ("eager separable", "eager autocast") if n in rows), (None, ""))
             memory = " / ".join(f"{float(rows[n]['peak_mb']):.3g}" if n in rows else "-" for n in ("ours", "eager", "compile"))
             label = case.replace("resnet18", "256 px") if op == "simulate" else case
-            cells = [op, label, f"{float(rows['ours']['y50_us']) / 1e3:.3g}", times(rows.get("eager")), f"{times(better)} ({name})"]
+            ours = rows["ours"]
+            cells = [op, label, f"{float(ours['y50_us']) / 1e3:.3g}"]
+            if gpu:
+                cells = [op, label, f"{float(ours['y50_us']):.4g}", ours["percent_of_copy"]]
+                cells.append(f"{ours['kernels']} / {rows['eager']['kernels']}" if "eager" in rows else ours["kernels"])
+            cells += [times(rows.get("eager")), f"{times(better)} ({name})"]
             cells += [times(rows.get("compile")), times(rows.get("compile value_and_grad")), memory]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -92,11 +100,11 @@ def main() -> None:
     options = parser.parse_args()
     with options.csv.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    if options.csv == RESULTS / "kernels.csv":
-        page = DOCS.read_text()
-        before, rest = page.split("<!-- table: benchmarks/plot_kernels.py -->")
-        after = rest.split("<!-- end of table -->")[1]
-        DOCS.write_text(f"{before}<!-- table: benchmarks/plot_kernels.py -->\n{table(latest(rows))}\n<!-- end of table -->{after}")
+    if options.csv in (RESULTS / "kernels.csv", RESULTS / "kernels_gpu.csv"):
+        mark = f"<!-- table of {options.csv.name}: benchmarks/plot_kernels.py -->"
+        before, rest = DOCS.read_text().split(mark)
+        after = rest.split("<!-- end of table -->", 1)[1]
+        DOCS.write_text(f"{before}{mark}\n{table(latest(rows))}\n<!-- end of table -->{after}")
     for (op, device), cases in latest(rows).items():
         columns = min(2, len(cases))
         lines = -(-len(cases) // columns)

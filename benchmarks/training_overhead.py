@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from bikd_fast.training.trainer import Trainer
 
 COLUMNS = [
     "phase", "ratio", "step_ms", "bare_ms", "simulation_ms", "pictures_per_second", "batch", "teacher", "student", "size", "dtype",
-    "device", "cores", "threads", "load", "torch", "triton", "commit", "when",
+    "device", "cores", "threads", "load", "torch", "triton", "commit", "when", "deepspeed",
 ]  # fmt: skip
 
 
@@ -113,6 +114,7 @@ def main() -> None:
     shared = dict(
         batch=config.training.batch_size, teacher=config.model.teacher, student=config.model.student, size=config.model.size,
         dtype=str(trainer.dtype).split(".")[1], **environment(ranks.device.type),
+        deepspeed=version("deepspeed"),
     )  # fmt: skip
     append(options.out, [dict(shared, phase=name, ratio=f"{ours / theirs:.4f}") | ({} if not gpu else dict(
         step_ms=f"{1e3 * ours:.3f}", bare_ms=f"{1e3 * theirs:.3f}", simulation_ms=f"{1e3 * drawing:.3f}",
