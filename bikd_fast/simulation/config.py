@@ -16,7 +16,7 @@ class KindShares:
     blur: float = 0.75  # smeared or over-sharp texture
     missing: float = 1.0  # a part replaced by the colour of its surroundings or of the background
     hole: float = 1.25  # small dark or bright spots
-    relief: float = 1.0  # a dent or a bump: bright on the side towards the light, dark on the other, a little warped
+    relief: float = 1.0  # a dent or a bump: bright on one side, in a drawn direction, dark on the other, a little warped
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from .masks import BLOCK, Outline, Pixels, upsample_at
 from .random import Numbers, Stream, uniform
 
 SHUFFLE_GRID = 8
-FILL, ORDER = Stream(4, 16), Stream(5, SHUFFLE_GRID**2)
+FILL, ORDER = Stream(4, 14), Stream(5, SHUFFLE_GRID**2)
 SEEN = 5 / 255  # a change that counts as seen; well above 2/255, from which on the label calls it changed
 SEEN_PIXELS = 96  # of a defect, SEEN_SHARE of a great one, and SMALL_SHARE of a small one have to be seen to change,
 SEEN_SHARE = 0.12  # else it gets a plain shift of brightness
@@ -50,8 +50,8 @@ class Fill(NamedTuple):
     color: Tensor  # (B, 3)
     gain: Tensor  # (B, 3)
     bias: Tensor
-    light: Tensor  # angle of the direction towards the light
-    shade: Tensor  # log of the factor on brightness on the side towards it
+    light: Tensor  # angle of the direction that shade is measured along
+    shade: Tensor  # log of the factor on brightness on the side in that direction; its reciprocal on the other
 
 
 def make_sources(pool: Tensor, textures: Tensor | None, shares: SourceShares) -> Sources:

@@ -57,7 +57,7 @@ DEFAULTS: dict[str, Range] = {
     "gain": (0.0, 0.0),  # log of the factor on brightness
     "tint": (0.0, 0.0),  # log of the factors on the channels, at most; none below 0
     "bias": (0.0, 0.0),  # added brightness
-    "shade": (0.0, 0.0),  # log of the factor on brightness on the side towards the light; its reciprocal on the other
+    "shade": (0.0, 0.0),  # log of the factor on brightness on the side in a drawn direction; its reciprocal on the other
 }
 
 PASTED: dict[str, Range] = {"gain": (-0.35, 0.3), "tint": (-0.1, 0.25), "bias": (-0.1, 0.1)}

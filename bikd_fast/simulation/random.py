@@ -62,26 +62,30 @@ class Numbers:
         starts = mix(keys.unsqueeze(1) + table.streams)
         whole = _to_uniform(mix(starts.repeat_interleave(table.counts, dim=1, output_size=table.total) + table.counters))
         self.device = keys.device
-        self.parts = dict(zip(table.names, whole.split(table.sizes, dim=1)))
+        self.parts = dict(zip(table.parts, whole.split(table.sizes, dim=1)))
 
 
 class Table:
     """Streams as constants on a device. Raises ValueError where two have one number: their numbers would be the same."""
 
     def __init__(self, streams: Sequence[Stream], device: torch.device) -> None:
-        self.names, self.sizes = [s.number for s in streams], [s.length for s in streams]
-        if len(set(self.names)) < len(streams):
-            raise ValueError(f"streams need different numbers, got {self.names}")
+        numbers, self.sizes = [s.number for s in streams], [s.length for s in streams]
+        if len(set(numbers)) < len(streams):
+            raise ValueError(f"streams need different numbers, got {numbers}")
+        self.parts = tuple(streams)  # whole streams: whoever asks for another length than was hashed must not get this one
         self.total = sum(self.sizes)
-        self.streams = torch.tensor([_stream(s) for s in self.names], device=device)
+        self.streams = torch.tensor([_stream(s) for s in numbers], device=device)
         self.counts = torch.tensor(self.sizes, device=device)
         self.counters = torch.cat([torch.arange(1, n + 1) for n in self.sizes]).to(device) * GOLDEN
 
 
 def uniform(keys: Tensor | Numbers, stream: Stream) -> Tensor:
-    """(B, stream.length) float32, uniform on the 2^24 multiples of 2^-24 in [0, 1)."""
+    """(B, stream.length) float32, uniform on the 2^24 multiples of 2^-24 in [0, 1).
+
+    Raises KeyError for Numbers that were not hashed for this stream, of this length.
+    """
     if isinstance(keys, Numbers):
-        return keys.parts[stream.number]
+        return keys.parts[stream]
     return _to_uniform(random_bits(keys, stream.length, stream.number))
 
 

@@ -69,6 +69,9 @@ def test_streams_hashed_together_are_the_same_and_have_different_numbers() -> No
     assert all(torch.equal(uniform(numbers, s), uniform(keys, s)) for s in streams)
     with pytest.raises(ValueError, match="different numbers"):
         Table((Stream(3, 7), Stream(3, 2)), keys.device)
+    for other in (Stream(3, 4), Stream(5, 7)):
+        with pytest.raises(KeyError):
+            uniform(numbers, other)
 
 
 @given(int64, st.integers(0, 10**6))

@@ -151,3 +151,12 @@ def test_auto_takes_bf16_only_where_the_processor_multiplies_it(monkeypatch, fla
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported, raising=False)
     assert engines.precision(TrainingConfig(), torch.device("cpu")) == expected
     assert engines.precision(TrainingConfig(precision="fp32"), torch.device("cpu")) == torch.float32
+
+
+def test_flags_of_the_processor_are_whole_words(monkeypatch, tmp_path):
+    info = tmp_path / "cpuinfo"
+    monkeypatch.setattr(engines, "Path", lambda path: {"/proc/cpuinfo": info}[path])
+    assert engines._processor_flags() == set()  # not on Linux: no such file
+    info.write_text("processor\t: 0\nflags\t\t: fpu avx512_bf16 sse2\nbugs\t\t: spectre_v1\n\nflags\t\t: fpu avx512f\n")
+    assert {"fpu", "avx512_bf16", "sse2", "avx512f"} <= engines._processor_flags()
+    assert not {"amx_bf16", "bf16", "avx512"} & engines._processor_flags()
