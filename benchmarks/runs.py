@@ -23,6 +23,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from common import device_name
+
 ROOT = Path(__file__).resolve().parents[1]
 METRICS = ("image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap", "pixel_f1max", "aupro")
 KIND = "auroc:"  # of columns: image AUROC of one kind of defects against all good pictures
@@ -97,6 +99,7 @@ def _row(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
 def about_run(job: Job, environment: Mapping[str, Any]) -> dict[str, Any]:
     """What a row needs to be compared with another: cost, machine, versions, commit."""
     versions = environment["versions"]
+    on_cpu = environment["device"] in ("", platform.processor(), platform.machine())  # all that a run says of one
     return {
         "seconds": job.seconds,
         "peak_mb": job.peak_mb,
@@ -104,7 +107,7 @@ def about_run(job: Job, environment: Mapping[str, Any]) -> dict[str, Any]:
         "threads": environment["threads"],
         "cpus": len(os.sched_getaffinity(0)),
         "load": job.load,
-        "device": environment["device"] or platform.machine(),
+        "device": (device_name("cpu") or platform.machine()) if on_cpu else environment["device"],
         "python": environment["python"],
         **{name: versions[name] for name in ("torch", "triton", "timm", "deepspeed")},
         "commit": commit(),

@@ -4,8 +4,8 @@
     python benchmarks/surfaces.py @benchmarks/grounds.txt --pictures /usr/share/games --output DIR
     python benchmarks/evidence.py --data.format mvtec --data.root DIR
 
-The second line makes the set `grounds` of docs/evidence.md again, from textures of two free games (Debian's packages
-supertuxkart-data 1.4 and redeclipse-data 1.6.0, unpacked or installed).
+The second line makes `grounds` again, the third set, whose figures stand in docs/method.md, from textures of two free games
+(Debian's packages supertuxkart-data 1.4 and redeclipse-data 1.6.0, unpacked or installed).
 
 For choosing defaults without looking at the embedded set. Each picture (512 pixels a side or more) becomes a category in MVTec AD's
 layout: 64 good windows to train on, 24 good ones and five of every kind of defect to test on, 256 x 256. Training windows come from

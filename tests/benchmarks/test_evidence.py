@@ -43,6 +43,14 @@ def test_rows_are_a_category_each_and_their_mean(tmp_path):
     assert rows[0]["held_out:drift"] == 0.25 and rows[0]["test:defect"] == 0.5 and rows[0]["seconds"] == 12.5
 
 
+def test_a_row_names_the_processor_of_a_cpu_run_and_the_gpu_as_it_is(monkeypatch):
+    monkeypatch.setattr(runs, "device_name", {"cpu": "some processor"}.__getitem__)
+    versions = dict.fromkeys(("torch", "triton", "timm", "deepspeed"), "1")
+    about = {"versions": versions, "ranks": 1, "threads": 1, "python": "3"}
+    for device, expected in (("", "some processor"), (runs.platform.machine(), "some processor"), ("some GPU", "some GPU")):
+        assert runs.about_run(JOB, about | {"device": device})["device"] == expected
+
+
 def test_a_csv_grows_by_columns_and_keeps_its_rows(tmp_path):
     path = tmp_path / "x.csv"
     runs.append(path, [{"a": 1, "b": 0.25}])
@@ -105,16 +113,42 @@ def test_what_exceeds_the_seed_noise(ours, base, beyond):
     assert evidence_page.exceeds([a - b for a, b in zip(ours, base)], ours, base) == beyond
 
 
+def test_every_arm_is_compared_once_and_with_what_it_differs_from_in_one_thing():
+    run = list(evidence.ARMS)
+    found = {against: (title, arms) for title, against, arms in evidence_page.comparisons(run)}
+    assert list(found) == ["bikd", "no-relief", "bare"] and found["bikd"][0] == "bikd"
+    assert "f-only" in found["bikd"][1] and "no-relief" in found["bikd"][1] and "bikd" not in found["bikd"][1]
+    assert found["no-relief"][1] == ["f-only-no-relief"]
+    assert sorted(found["bare"][1]) == sorted({*evidence_page.PARTS, "no-relief"} - {"bare"})
+    everything = [arm for _, arms in found.values() for arm in arms]
+    assert set(everything) == set(run) - {"bikd", "bare"}
+    assert sorted(everything) == sorted([*set(everything), "no-relief"])  # it says what two things are worth
+
+
+def test_without_the_base_arms_are_compared_with_its_stand_in_and_the_title_says_so():
+    run = ["no-relief", "f-only-no-relief", "bare", "no-head", "bank"]
+    assert evidence_page.comparisons(run) == [
+        ("no-relief, because bikd was not run here", "no-relief", ["bank"]),
+        ("no-relief: both without simulated dents", "no-relief", ["f-only-no-relief"]),
+        (evidence_page.comparisons(["bare", "no-head"])[0][0], "bare", ["no-relief", "no-head"]),
+    ]
+    assert evidence_page.comparisons(["no-relief"])[0][1:] == ("bare", ["no-relief"])  # and not with itself
+    assert evidence_page.comparisons(["bikd"]) == []
+
+
 def test_the_page_names_what_was_not_run_and_leaves_trials_out(tmp_path, monkeypatch):
     rows = []
     for arm, seed, auroc in (("bikd", 0, 0.90), ("bikd", 1, 0.91), ("rd", 0, 0.80), ("rd", 1, 0.82), ("bank", 0, 0.95)):
         about = {"data": "textures", "categories": "", "options": "", "arm": arm, "seed": seed}
         rows += [about | row for row in runs.rows_of(run_folder(tmp_path / f"{arm}{seed}", auroc), JOB)]
+    rows += [row | {"arm": "rd", "data": "old", "commit": min(evidence_page.BEFORE_DENTS)} for row in rows if row["arm"] == "rd"]
     rows += [row | {"arm": "stpm", "options": "--training.steps 7"} for row in rows[:3]]
     runs.append(tmp_path / "e.csv", rows)
     monkeypatch.setattr(evidence_page, "PAGE", tmp_path / "page.md")
     evidence_page.write(runs.read(tmp_path / "e.csv"), ["bikd", "rd", "stpm", "bank"])
-    page = (tmp_path / "page.md").read_text()
+    page, old = (tmp_path / "page.md").read_text().split("## old")
+    assert "because measured before there were any, in rd: not those of bikd." in old and "no-relief itself was not run" in old
     assert "Not run: stpm." in page
     assert "| **bikd** | the defaults: both directions | 93.0 ± 0.7 |" in page
+    assert "because measured before" not in page
     assert "| rd | -9.50 |  |  | in image AUROC |" in page and "| bank | +5.00 |  |  | one seed: not judged |" in page
