@@ -70,8 +70,8 @@ def table(found: dict[tuple[str, str], dict[str, dict[str, Row]]]) -> str:
         return f"{float(row['times_ours']):.2g}" if row and row["times_ours"] else "-" if not row else "check failed"
 
     lines = [
-        f"| operator | case | ours, {'us | of a copy, % | launches: ours / eager' if gpu else 'ms'} | eager | better eager | compile "
-        "| compile of value_and_grad | memory: ours / eager / compile, MB |",
+        f"| operator | case | ours, {'us | of a copy, % | launches: ours / eager' if gpu else 'ms'} | eager | better eager "
+        "| compile | compile of value_and_grad | memory: ours / eager / compile, MB |",
         "|---|---|---|---|---|---|---|---|" + "---|---|" * gpu,
     ]
     for (op, device), cases in found.items():
