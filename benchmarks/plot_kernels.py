@@ -4,9 +4,9 @@
 
 kernels_gpu.csv beside it has the rows of a GPU; both tables are written where the CSV is one of these two.
 
-Of an operator and device only the rows of the commit that was measured last count, and of those that repeat a case and provider the
-last one: times of different code do not stand side by side. A bar is the median, its whisker the 20th to 80th
-percentile, the number the time as a multiple of ours; a provider whose check failed has a name and no bar.
+Of an operator on a CPU, and on a GPU, only the rows of the machine and commit that were measured last count, and of those that
+repeat a case and provider the last one: times of different code or machines do not stand side by side. A bar is the median, its
+whisker the 20th to 80th percentile, the number the time as a multiple of ours; a provider whose check failed has a name and no bar.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ ORDER = ["copy", "ours", "compile value_and_grad", "compile", "eager autocast", 
 
 
 def latest(rows: list[Row]) -> dict[tuple[str, str], dict[str, dict[str, Row]]]:
-    """(operator, device) -> case -> provider -> its last row, of the commit that was measured last."""
-    commits = {(row["op"], row["device"]): row["commit"] for row in rows}
+    """(operator, device) -> case -> provider -> its last row, of the machine and commit that were measured last."""
+    last = {(row["op"], bool(GPU.search(row["device"]))): (row["device"], row["commit"]) for row in rows}
     found: dict[tuple[str, str], dict[str, dict[str, Row]]] = {}
     for row in rows:
-        if row["commit"] != commits[row["op"], row["device"]]:
+        if (row["device"], row["commit"]) != last[row["op"], bool(GPU.search(row["device"]))]:
             continue
         case = f"{row['shape']}, batch {row['batch']}, {row['dtype']}, {row['layout'].upper()}"
         found.setdefault((row["op"], row["device"]), {}).setdefault(case, {})[row["provider"]] = row
@@ -100,7 +100,7 @@ def main() -> None:
     options = parser.parse_args()
     with options.csv.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    if options.csv in (RESULTS / "kernels.csv", RESULTS / "kernels_gpu.csv"):
+    if options.csv.resolve() in (RESULTS / "kernels.csv", RESULTS / "kernels_gpu.csv"):
         mark = f"<!-- table of {options.csv.name}: benchmarks/plot_kernels.py -->"
         before, rest = DOCS.read_text().split(mark)
         after = rest.split("<!-- end of table -->", 1)[1]

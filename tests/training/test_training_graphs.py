@@ -121,7 +121,7 @@ def test_a_failed_capture_is_told_by_what_came_first():
         try:
             raise RuntimeError("a wait in the middle")
         finally:
-            raise RuntimeError("failed due to a previous error")  # noqa: B012
+            raise RuntimeError("failed due to a previous error")
     except RuntimeError as error:
         assert str(capture.origin(error)) == "a wait in the middle"
     lonely = RuntimeError("alone")
