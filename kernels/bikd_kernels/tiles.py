@@ -37,12 +37,13 @@ class Plan(NamedTuple):
 def rule(operator: str, channels_last: bool, itemsize: int, channels: int) -> tuple[int, int, int]:
     """(BLOCK_C, BLOCK_P, warps) for a channel count that is a power of two.
 
-    channels_last: the whole vector stays in registers, 16 (pair, 8 warps) or 8 (objective, 4 warps) elements a thread.
+    channels_last: the whole vector stays in registers, 16 (pair; 8 warps, 4 for float32) or 8 (objective, 4 warps) elements a
+    thread.
     NCHW: rows of 128 bytes; few channels stay in registers, many are looped over. Two warps (pair): their sums over channels meet
     in shared memory, and the fewer do, the better, although each thread has 32 or 64 elements then.
     """
     if channels_last:
-        elements, warps = (4096, 8) if operator == "pair" else (1024, 4)
+        elements, warps = (1024, 4) if operator == "objective" else (4096, 8) if itemsize <= 2 else (2048, 4)
         if channels <= RESIDENT[operator][True]:
             return channels, max(1, elements // channels), warps
         return elements // 2, 2, warps
