@@ -106,7 +106,7 @@ def main() -> None:
             ours, theirs, drawing = (statistics.median(x[skip:]) for x in (whole, alone, simulated))
             whole_run, bare_run = whole_run + share * ours, bare_run + share * theirs
             rows.append((now.name, ours, theirs, drawing))
-        rows.append(("run", whole_run, bare_run, float("nan")))
+        rows.append(("run", whole_run, bare_run, None))
         for name, ours, theirs, _ in rows:
             print(f"{name:<8} whole step / bare passes = {ours / theirs:.3f}")
         trainer.engine.destroy()
@@ -117,7 +117,7 @@ def main() -> None:
         deepspeed=version("deepspeed"),
     )  # fmt: skip
     append(options.out, [dict(shared, phase=name, ratio=f"{ours / theirs:.4f}") | ({} if not gpu else dict(
-        step_ms=f"{1e3 * ours:.3f}", bare_ms=f"{1e3 * theirs:.3f}", simulation_ms=f"{1e3 * drawing:.3f}",
+        step_ms=f"{1e3 * ours:.3f}", bare_ms=f"{1e3 * theirs:.3f}", simulation_ms="" if drawing is None else f"{1e3 * drawing:.3f}",
         pictures_per_second=f"{config.training.batch_size / ours:.1f}",
     )) for name, ours, theirs, drawing in rows], COLUMNS)  # fmt: skip
 

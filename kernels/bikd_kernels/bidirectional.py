@@ -20,7 +20,7 @@ from .partials import fold_for, ordered_sum, scaled
 from .reference import bidirectional as reference
 from .reference.bidirectional import TERMS, Options, Task
 from .regions import region_counts
-from .tiles import launches
+from .tiles import entries_of, launches
 
 
 def launch_objective(task: Task) -> tuple[Tensor, list[Tensor]]:
@@ -42,13 +42,10 @@ def launch_objective(task: Task) -> tuple[Tensor, list[Tensor]]:
     options, beta = task.options, task.beta
     start = 0
     for levels, p in groups:
-        first = levels[0]
-        neighbours = levels == list(range(first, first + len(levels)))
-        here = counts[first:] if neighbours else torch.stack([counts[k] for k in levels])
         pick = [tuple(maps[k] for k in levels) for maps in (*held, task.regions)]
         store = [tuple(maps[k] for k in levels) for maps in outs]
         objective_kernel[(p.ends[-1],)](
-            *pick, here, beta if isinstance(beta, Tensor) else part, *store, part[:, start:], total,
+            *pick, entries_of(counts, levels), beta if isinstance(beta, Tensor) else part, *store, part[:, start:], total,
             0.0 if isinstance(beta, Tensor) else beta, tuple(task.scale[k] for k in levels),
             tuple(task.scale[k] / task.regions[k].numel() for k in levels), tuple(task.fold_student[k] for k in levels),
             tuple(task.fold_adapter[k] for k in levels), options.forward_corrupt, options.forward_clean, options.con,

@@ -99,16 +99,15 @@ def objective_tile(E, F, S, R, G, H, REGION, COUNTS, GS, GR, GG, GH, pid, beta, 
         f = load_wide(F + off, mask)
         s = load_wide(S + off, mask)
         r = load_wide(R + off, mask)
-        t = e
-        u = f
         if ADAPT:
             g = tanh(load_wide(G + off, mask), PTX)
             h = tanh(load_wide(H + off, mask), PTX)
             t = e * (1.0 + bound * g)
             u = f * (1.0 + bound * h)
-        if ADAPT:
             tt, uu, ss, rr, ee, ff = tl.reduce((t * t, u * u, s * s, r * r, e * e, f * f), 1, six)
         else:
+            t = e
+            u = f
             tt = tl.sum(t * t, axis=1)
             uu = tl.sum(u * u, axis=1)
             ss = tl.sum(s * s, axis=1)

@@ -19,7 +19,7 @@ from .dispatch import choose
 from .layout import arranged, gradient_like, is_channels_last
 from .partials import fold_for, ordered_sum, scaled
 from .reference import cosine as reference
-from .tiles import launches
+from .tiles import entries_of, launches
 
 
 def launch_pair(
@@ -39,20 +39,13 @@ def launch_pair(
         def pick(maps: Sequence[Any], levels: list[int] = levels) -> tuple[Any, ...]:
             return tuple(maps[k] for k in levels)
         pair_kernel[(p.ends[-1],)](
-            pick(teacher), pick(student), pick(weights or student), part if inverse is None else inverse_of(inverse, levels),
+            pick(teacher), pick(student), pick(weights or student), part if inverse is None else entries_of(inverse, levels),
             pick(grads_t or student), pick(grads_s or student), part[0, start:], pick(scale), pick(fold), eps * eps, p.hw,
             p.rows, p.channels, p.ends, L=len(levels), C=p.channels, BLOCK_C=p.block_c, BLOCK_P=p.block_p,
             NHWC=p.channels_last, EVEN_P=p.even, GRAD_T=grad_teacher, GRAD_S=grad_student, HAS_W=inverse is not None,
             DEAD_ZERO=dead_zero, num_warps=p.warps)
         start += p.ends[-1]
     return ordered_sum(part, torch.float32)[0], grads_t + grads_s
-
-
-def inverse_of(inverse: Tensor, levels: list[int]) -> Tensor:
-    """The entries of these levels, in one tensor, without a host sync."""
-    if len(levels) == inverse.numel():
-        return inverse
-    return torch.stack([inverse[k] for k in levels])
 
 
 library = Library("bikd_kernels", "FRAGMENT")

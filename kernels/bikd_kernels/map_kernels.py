@@ -144,6 +144,7 @@ def _level_tile(first, D, ROWS, COLUMNS, STARTS, rb, cb, LEVELS: tl.constexpr, l
             for i0 in range(0, KH, CH):
                 i = i0 + tl.arange(0, CH)
                 a = tl.load(ROWS + LEVELS[l][5] + (rb * BM + m)[:, None] * KH + i[None, :])
+                # _window's lines again: called from this loop it costs the largest kernels registers that they do not have
                 d = tl.load(D + LEVELS[l][2] + ((row0 + i) % h)[:, None] * w + ((column0 + j) % w)[None, :])
                 half = tl.dot(a, d, half, input_precision=PRECISION)
             b = tl.load(COLUMNS + LEVELS[l][6] + (cb * KW + j)[:, None] * BN + n[None, :])

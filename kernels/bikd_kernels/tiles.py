@@ -133,6 +133,12 @@ def launches(operator: str, layouts: Sequence[bool], tensors: Sequence[Sequence[
     return groups
 
 
+def entries_of(x: Tensor, levels: Sequence[int]) -> Tensor:
+    """The entries of these levels along the first axis: a view where they are neighbours, else a copy; without a host sync."""
+    first, after = levels[0], levels[0] + len(levels)
+    return x[first:after] if list(levels) == list(range(first, after)) else torch.stack([x[k] for k in levels])
+
+
 def default_table() -> dict[str, dict[str, list[int]]]:
     """The table the rule gives, for writing tiles.json anew."""
     entries = {}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import TINY, one_category
+from tiny import TINY, interrupted, one_category
 
 from bikd_fast.training import distributed, graphs
 from bikd_fast.training.graphs import INPUTS, NETWORKS, tensors
@@ -145,20 +145,11 @@ def test_other_methods_have_the_same_losses(tiny_mvtec, tmp_path, ranks, capture
     assert captured and losses(through) == pytest.approx(losses(plain), rel=1e-3)
 
 
-def test_stopped_and_resumed_it_goes_on_the_same(tiny_mvtec, tmp_path, ranks, captured, monkeypatch):
+def test_stopped_and_resumed_it_goes_on_the_same(tiny_mvtec, tmp_path, ranks, captured):
     words = (*STEPS, "--training.checkpoint_seconds", "1e-9")
     whole = train(one_category(tiny_mvtec, tmp_path / "whole", *words), ranks)
-    step = Trainer._step
-
-    def stop_at_seven(self, now):
-        if self.step == 7:
-            raise KeyboardInterrupt
-        step(self, now)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", stop_at_seven)
-        with pytest.raises(KeyboardInterrupt):
-            train(one_category(tiny_mvtec, tmp_path / "cut", *words), ranks)
+    with interrupted(before=7):
+        train(one_category(tiny_mvtec, tmp_path / "cut", *words), ranks)
     resumed = train(one_category(tiny_mvtec, tmp_path / "cut", *words), ranks)
     assert len(captured) == 6 + 4 + 4
     assert len(losses(resumed)) == 12 and losses(resumed) == pytest.approx(losses(whole), rel=1e-3)

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import TINY, one_category
+from tiny import TINY, interrupted, one_category
 
 from bikd_fast.config import TrainingConfig
 from bikd_fast.training import capture, distributed, graphs, trainer
@@ -223,18 +223,9 @@ def test_what_cannot_be_captured_runs_without_after_one_warning(tiny_mvtec, tmp_
 
 def test_a_run_goes_on_with_graphs_where_it_stopped_without(tiny_mvtec, tmp_path, ranks, monkeypatch):
     plain = train(one_category(tiny_mvtec, tmp_path / "plain", *EXACT), ranks)
-    step = trainer.Trainer._step
-
-    def stop_at_seven(self, now):
-        if self.step == 7:
-            raise KeyboardInterrupt
-        step(self, now)
-
     words = (*EXACT, "--training.checkpoint_seconds", "1e-9")
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, "_step", stop_at_seven)
-        with pytest.raises(KeyboardInterrupt):
-            train(one_category(tiny_mvtec, tmp_path / "cut", *words, "--training.cuda_graphs", "false"), ranks)
+    with interrupted(before=7):
+        train(one_category(tiny_mvtec, tmp_path / "cut", *words, "--training.cuda_graphs", "false"), ranks)
     captured = stand_in(monkeypatch)
     resumed = train(one_category(tiny_mvtec, tmp_path / "cut", *words), ranks)
     assert captured == [INPUTS, NETWORKS] * 2  # both directions, and the frozen teacher's part

@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import one_category
+from tiny import interrupted, one_category
 
 from bikd_fast.config import ConfigError
 from bikd_fast.data import Sample
 from bikd_fast.training import checkpoint, distributed
 from bikd_fast.training.run import DONE, fingerprint, finish, foreign_textures, split, train
-from bikd_fast.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -41,21 +40,12 @@ def test_same_seed_same_bits_and_another_seed_others(tiny_mvtec, tmp_path, ranks
 
 
 @pytest.mark.parametrize("student", ["image", "reverse"])
-def test_stopped_and_resumed_it_ends_as_if_undisturbed(tiny_mvtec, tmp_path, ranks, student, monkeypatch):
+def test_stopped_and_resumed_it_ends_as_if_undisturbed(tiny_mvtec, tmp_path, ranks, student):
     options = ("--model.student", student, "--training.checkpoint_seconds", "1e-9")
     whole = train(settings(tiny_mvtec, tmp_path / "whole", *options), ranks)
 
-    step = Trainer._step
-
-    def stop_at_seven(self, now):
-        if self.step == 7:
-            raise KeyboardInterrupt
-        step(self, now)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", stop_at_seven)
-        with pytest.raises(KeyboardInterrupt):
-            train(settings(tiny_mvtec, tmp_path / "cut", *options), ranks)
+    with interrupted(before=7):
+        train(settings(tiny_mvtec, tmp_path / "cut", *options), ranks)
     newest = sorted((tmp_path / "cut/checkpoints").glob("*.safetensors"))[-1]
     assert newest.name == "step-00000007.safetensors"
     resumed = train(settings(tiny_mvtec, tmp_path / "cut", *options), ranks)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import TINY
+from tiny import TINY, interrupted
 
 from bikd_fast.arguments import parse_run, run_parser
 from bikd_fast.config import ConfigError, check
@@ -14,7 +14,6 @@ from bikd_fast.inference.run import evaluate_run
 from bikd_fast.models.detector import Detector
 from bikd_fast.training import distributed
 from bikd_fast.training.run import train
-from bikd_fast.training.trainer import Trainer
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 METHODS = ("stpm", "rd", "denoising", "relation", "dual", "inpainting")
@@ -42,20 +41,11 @@ def test_every_configuration_can_work(path):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_stopped_and_resumed_it_ends_as_if_undisturbed(tiny_mvtec, tmp_path, ranks, name, monkeypatch):
+def test_stopped_and_resumed_it_ends_as_if_undisturbed(tiny_mvtec, tmp_path, ranks, name):
     whole = train(settings(name, tiny_mvtec, tmp_path / "whole"), ranks)
-    step = Trainer._step
-
-    def stop_at_three(self, now):
-        if self.step == 3:
-            raise KeyboardInterrupt
-        step(self, now)
-
     options = ("--training.checkpoint_seconds", "1e-9")
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", stop_at_three)
-        with pytest.raises(KeyboardInterrupt):
-            train(settings(name, tiny_mvtec, tmp_path / "cut", *options), ranks)
+    with interrupted(before=3):
+        train(settings(name, tiny_mvtec, tmp_path / "cut", *options), ranks)
     resumed = train(settings(name, tiny_mvtec, tmp_path / "cut", *options), ranks)
     assert same(load_file(whole / "detector.safetensors"), load_file(resumed / "detector.safetensors"))
     assert json.loads((whole / "training.json").read_text())["seconds"] > 0
