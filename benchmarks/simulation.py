@@ -82,14 +82,17 @@ def main() -> None:
 
     drawn = draw(sample_keys(0, 0, index))
     depth, content = simulator._maps(images, drawn)
+    opacity, feather = drawn.opacity.squeeze(1), drawn.feather.squeeze(1)
+    corrupt = simulator._near_defects if simulator.compact else simulator._everywhere
     parts: dict[str, Callable[[torch.Tensor], object]] = {
         "all": lambda keys: simulator(images, index, keys),
-        "draw": draw,
-        "blend": lambda keys: simulate(images, content, depth, drawn.opacity, drawn.feather),
+        "parameters": draw,
+        "corrupt": lambda keys: corrupt(images, drawn),
+        "blend": lambda keys: simulate(images, content, depth, opacity, feather),
         "nuisance": lambda keys: add_nuisance(images, keys, 1.0, bank),
     }
     if device == "cpu":
-        parts["blend, dense"] = lambda keys: simulate(images, content, depth, drawn.opacity, drawn.feather, impl="reference")
+        parts["corrupt, every pixel"] = lambda keys: simulator._everywhere(images, drawn)
     with torch.no_grad():
         measure(parts, [sample_keys(1, i, index) for i in range(5)])
         times = measure(parts, [sample_keys(0, i, index) for i in range(options.rounds)])
@@ -103,7 +106,7 @@ def main() -> None:
             rows.writerow(COLUMNS)
         for part, figures in times.items():
             shown = [f"{v:.2f}" for v in figures]
-            print(f"{part:14s} {shown[1]:>8s} ms  (20-80 %: {shown[0]}-{shown[2]}; processor {shown[3]})")
+            print(f"{part:20s} {shown[1]:>8s} ms  (20-80 %: {shown[0]}-{shown[2]}; processor {shown[3]})")
             rows.writerow([
                 part, options.batch, options.size, name, options.threads, *shown, load, torch.__version__, commit,
                 datetime.date.today().isoformat(),

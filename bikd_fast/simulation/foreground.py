@@ -8,9 +8,9 @@ list of categories is involved.
 
 import torch
 import torch.nn.functional as F
+from bikd_kernels.defects import BLOCK
 from torch import Tensor
 
-from .masks import BLOCK
 from .random import Numbers, Stream, uniform
 
 AREA = (0.05, 0.95)

@@ -1,21 +1,20 @@
-"""Outlines: how deep inside the defect every pixel lies, as thresholded Perlin noise or a bent, wobbling primitive.
+"""Outlines: thresholded Perlin noise or a bent, wobbling primitive, laid out on a coarse grid of BLOCK-pixel blocks.
 
-Everything is first laid out on a coarse grid of BLOCK-pixel blocks; pixels are computed only in blocks that may lie
-inside (on the CPU), or in all of them (on a GPU, where asking how many would stall the device).
+How deep every pixel lies inside is bikd_kernels.draw_defects' to say; on a CPU of pixels in blocks that may lie inside only.
 """
 
 import math
 from math import pi
-from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
+from bikd_kernels.defects import BLOCK, Outline, Pixels, pixels_of
+from bikd_kernels.reference.draw_defects import base_depth
 from torch import Tensor
 
 from .kinds import Draw
 from .random import Numbers, Stream, uniform
 
-BLOCK = 4  # pixels a side of a block
 FINEST_CELL = 8  # pixels a side of the finest Perlin cells: 2^5 of them across 256 pixels
 CELL = 16  # pixels a side of a position of the coarsest level
 POSITION_BLOCKS = 11  # of the 16 blocks of one coarsest position lie inside, so that half of it does after feathering
@@ -24,53 +23,6 @@ REACH = 0.55 * BLOCK  # pixels from a block's centre to its corner pixels, and a
 LATTICE = 256  # gradients a side of the bank that Perlin lattices are cut from, a power of 2
 
 PERLIN, OUTLINE = Stream(1, 3), Stream(2, 2)
-
-
-class Outline(NamedTuple):
-    """Parameters of a batch's outlines, (B, 1) float32 each unless said otherwise; lengths in pixels."""
-
-    center_y: Tensor
-    center_x: Tensor
-    cos: Tensor
-    sin: Tensor
-    length: Tensor  # half the length
-    width: Tensor  # half the width
-    sag: Tensor
-    wave: Tensor
-    cycles: Tensor
-    phase: Tensor
-    box: Tensor  # bool
-    noisy: Tensor  # bool
-    fall: Tensor  # fall-off of depth with distance from the centre, noisy outlines
-    amplitude: Tensor  # depth per unit of noise
-    level: Tensor  # depth at which a noisy outline is cut, 0 for primitives
-    peak: Tensor  # about the greatest depth
-    noise: Tensor  # (B, h, h) Perlin noise at block centres
-
-
-Parameters = TypeVar("Parameters", bound=NamedTuple)
-
-
-def rows_of(parameters: Parameters, sample: Tensor) -> Parameters:
-    """A parameter tuple whose (B, 1) and (B, 3) fields have become one row a block, (N, 1) and (N, 3).
-
-    They travel as one float32 matrix, so whole numbers in them stay below 2^24; other fields are passed on.
-    """
-    narrow = [x for x in parameters if x.dim() == 2 and x.shape[1] in (1, 3)]
-    rows = torch.cat([x.float() for x in narrow], 1).index_select(0, sample)
-    parts = iter(rows.split([x.shape[1] for x in narrow], 1))
-    return type(parameters)(
-        *(next(parts).to(x.dtype) if x.dim() == 2 and x.shape[1] in (1, 3) else x for x in parameters)
-    )
-
-
-class Pixels(NamedTuple):
-    """The N blocks under work: sample (N,) int64, y and x (N, BLOCK^2) float32, flat (N, BLOCK^2) int64 = y S + x."""
-
-    sample: Tensor
-    y: Tensor
-    x: Tensor
-    flat: Tensor
 
 
 def gradient_bank(device: torch.device) -> Tensor:
@@ -117,22 +69,6 @@ def perlin(keys: Tensor | Numbers, exponent_y: Tensor, exponent_x: Tensor, grid:
     top = torch.lerp(corner(row + col, fv, fw), corner(row + col1, fv, fw - 1), sw)
     bottom = torch.lerp(corner(row1 + col, fv - 1, fw), corner(row1 + col1, fv - 1, fw - 1), sw)
     return torch.lerp(top, bottom, sv).view(-1, grid, grid)
-
-
-def base_depth(o: Outline, y: Tensor, x: Tensor) -> Tensor:
-    """Depth without noise at pixels y, x (broadcast against (B or N, 1)): of the primitive, or the noise's fall-off."""
-    dy, dx = y - o.center_y, x - o.center_x
-    u = o.cos * dx + o.sin * dy
-    v = o.cos * dy - o.sin * dx
-    t = u / o.length
-    turn = o.cycles * pi * t + o.phase
-    bent = v - o.sag * (t * t - 0.33) - o.wave * turn.sin()
-    slope = (2 * o.sag * t + o.wave * o.cycles * pi * turn.cos()) / o.length
-    side = bent.abs() * torch.rsqrt(1 + slope * slope)  # about the distance, so that a line is as thick uphill
-    box = torch.minimum(o.length - u.abs(), o.width - side)
-    ellipse = o.width * (1 - torch.sqrt(t * t + (side / o.width) ** 2))
-    fall = -o.fall * torch.sqrt(dy * dy + dx * dx)
-    return torch.where(o.noisy, fall, torch.where(o.box, box, ellipse))
 
 
 def draw_outlines(
@@ -205,45 +141,14 @@ def _cut(o: Outline, share: Tensor, greatest: float, object_grid: Tensor | None,
     return level, (ranked[:, :1] - level).clamp(min=0.5)
 
 
-def pixels_inside(o: Outline, object_grid: Tensor | None, size: int, compact: bool) -> Pixels:
-    """The blocks that may hold a pixel with positive depth (compact), or all of them, in (sample, y, x) order."""
-    b, grid, _ = o.noise.shape
-    device = o.noise.device
-    if compact:
-        y, x = block_centers(grid, device)
-        around = F.max_pool2d(o.noise.unsqueeze(1), 3, stride=1, padding=1).flatten(1)
-        reach = REACH * torch.where(o.noisy, o.fall, 1.5)
-        maybe = base_depth(o, y, x) + reach + o.amplitude * around - o.level > 0
-        if object_grid is not None:
-            maybe &= F.max_pool2d(object_grid.unsqueeze(1).float(), 3, stride=1, padding=1).flatten(1) > 0
-        sample, block = maybe.nonzero(as_tuple=True)
-    else:
-        sample = torch.arange(b, device=device).repeat_interleave(grid * grid)
-        block = torch.arange(grid * grid, device=device).repeat(b)
-    within = torch.arange(BLOCK, device=device)
-    top, left = torch.div(block, grid, rounding_mode="floor") * BLOCK, (block % grid) * BLOCK
-    y = top.unsqueeze(1) + within.repeat_interleave(BLOCK)
-    x = left.unsqueeze(1) + within.repeat(BLOCK)
-    return Pixels(sample, y.float(), x.float(), y * size + x)
-
-
-def upsample_at(coarse: Tensor, pixels: Pixels) -> Tensor:
-    """Bilinear values (C, N, BLOCK^2) of (B, C, h, h) maps of block centres at the pixels, edges repeated."""
-    _, c, grid, _ = coarse.shape
-    y = ((pixels.y - (BLOCK - 1) / 2) / BLOCK).clamp(0, grid - 1)
-    x = ((pixels.x - (BLOCK - 1) / 2) / BLOCK).clamp(0, grid - 1)
-    y0, x0 = y.floor(), x.floor()
-    fy, fx = y - y0, x - x0
-    channel = torch.arange(c, device=coarse.device).view(c, 1, 1) * (grid * grid)
-    at = pixels.sample.unsqueeze(1) * (c * grid * grid) + (y0 * grid + x0).long() + channel
-    right, down = (x0 < grid - 1).long(), (y0 < grid - 1).long() * grid
-    flat = coarse.reshape(-1)
-    top = torch.lerp(flat[at], flat[at + right], fx)
-    at = at + down
-    return torch.lerp(top, torch.lerp(flat[at], flat[at + right], fx), fy)
-
-
-def pixel_depth(o: Outline, pixels: Pixels) -> Tensor:
-    """Depth (N, BLOCK^2) in pixels, positive inside; o holds one row a block."""
-    noise = upsample_at(o.noise.unsqueeze(1), pixels).squeeze(0)
-    return base_depth(o, pixels.y, pixels.x) + o.amplitude * noise - o.level
+def pixels_inside(o: Outline, object_grid: Tensor | None, size: int) -> Pixels:
+    """The blocks that may hold a pixel with positive depth, in (sample, y, x) order. Their number is data: the host waits."""
+    grid = o.noise.shape[-1]
+    y, x = block_centers(grid, o.noise.device)
+    around = F.max_pool2d(o.noise.unsqueeze(1), 3, stride=1, padding=1).flatten(1)
+    reach = REACH * torch.where(o.noisy, o.fall, 1.5)
+    maybe = base_depth(o, y, x) + reach + o.amplitude * around - o.level > 0
+    if object_grid is not None:
+        maybe &= F.max_pool2d(object_grid.unsqueeze(1).float(), 3, stride=1, padding=1).flatten(1) > 0
+    sample, block = maybe.nonzero(as_tuple=True)
+    return pixels_of(sample, block, size)

@@ -1,6 +1,7 @@
 """Harmless noise n(x), labelled normal: sensor noise, brightness and contrast, slight blur."""
 
 import torch
+from bikd_kernels import nuisance
 from torch import Tensor
 
 from .random import Numbers, Stream, uniform
@@ -35,42 +36,4 @@ def add_nuisance(images: Tensor, keys: Tensor | Numbers, strength: float, bank: 
     brightness = (2 * u[:, 3] - 1) * (LIGHT * strength) + 0.5 * (1 - contrast)
     share = ((2 * u[:, 4] - 1) * (BLUR * strength)).clamp(0, 1) * contrast  # half of the pictures stay sharp
     sigma = u[:, 5] ** 2 * (NOISE * strength)
-    if images.is_cuda:
-        return _all_at_once(images, start, sigma, brightness, contrast - share, share / 4, bank)
-    numbers = torch.stack((sigma, brightness, contrast - share, share / 4), 1).tolist()
-    return _one_by_one(images, start.tolist(), numbers, bank)
-
-
-def _shifts(size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
-    """(dimension from the end, first row written, first row read, rows): the four neighbours, edges repeated."""
-    return [
-        shift
-        for dim, n in ((-2, size[0]), (-1, size[1]))
-        for shift in ((dim, 1, 0, n - 1), (dim, 0, 1, n - 1), (dim, 0, 0, 1), (dim, n - 1, n - 1, 1))
-    ]
-
-
-def _all_at_once(
-    images: Tensor, start: Tensor, sigma: Tensor, brightness: Tensor, own: Tensor, side: Tensor, bank: Tensor
-) -> Tensor:
-    b, c, h, w = images.shape
-    n = c * h * w
-    windows = bank.as_strided((len(bank) - n + 1, n), (1, 1))
-    out = windows.index_select(0, start).view(b, c, h, w)
-    out.mul_(sigma.view(b, 1, 1, 1)).add_(brightness.view(b, 1, 1, 1)).addcmul_(images, own.view(b, 1, 1, 1))
-    for dim, to, source, rows in _shifts((h, w)):
-        out.narrow(dim, to, rows).addcmul_(images.narrow(dim, source, rows), side.view(b, 1, 1, 1))
-    return out.clamp_(0, 1)
-
-
-def _one_by_one(images: Tensor, start: list[int], numbers: list[list[float]], bank: Tensor) -> Tensor:
-    """The same, a picture at a time: on a CPU each stays in the cache, and the sharp ones skip the blur."""
-    out = torch.empty_like(images)
-    for picture, noisy, first, (sigma, brightness, own, side) in zip(images, out, start, numbers):
-        torch.add(picture, bank[first : first + picture.numel()].view_as(picture), alpha=sigma / own, out=noisy)
-        noisy.mul_(own).add_(brightness)
-        if side:
-            for dim, to, source, rows in _shifts((picture.shape[-2], picture.shape[-1])):
-                noisy.narrow(dim, to, rows).add_(picture.narrow(dim, source, rows), alpha=side)
-        noisy.clamp_(0, 1)
-    return out
+    return nuisance(images, bank, start, torch.stack((sigma, brightness, contrast - share, share / 4), 1))

@@ -4,15 +4,17 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from bikd_kernels import simulate, simulate_at
+from bikd_kernels import draw_defects, simulate, simulate_at
+from bikd_kernels.defects import Fill, Outline, rows_of
+from bikd_kernels.reference.draw_defects import make_visible, on_object, pixel_depth, places, render
 from bikd_kernels.reference.simulate import ramp
 from torch import Tensor
 
 from .config import SimulationConfig
-from .content import FILL, ORDER, draw_fill, make_sources, make_visible, render
+from .content import FILL, ORDER, Sources, draw_fill, make_sources
 from .foreground import CENTER, ELSEWHERE, believed, draw_places, estimate_foreground, object_grids, object_masks, seats
 from .kinds import DRAWN, KINDS, draw_kinds, kind_tables
-from .masks import CELL, OUTLINE, PERLIN, block_means, draw_outlines, gradient_bank, pixel_depth, pixels_inside, rows_of
+from .masks import CELL, OUTLINE, PERLIN, block_means, draw_outlines, gradient_bank, pixels_inside
 from .nuisance import NUISANCE, add_nuisance, noise_bank
 from .random import Numbers, Table
 
@@ -29,20 +31,21 @@ class Simulated(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """A batch's defects as lists of the pixels they may touch; n of them, in rows of blocks.
+    """A batch's defects as drawn, before a pixel is computed.
 
-    plane: (N, BLOCK^2) int64 flat position in (B, S, S). where: (3, N, BLOCK^2) in (B, 3, S, S). shown, content: (3, N, BLOCK^2)
-    what the pictures hold there, and the defect. depth, alpha: (N, BLOCK^2). opacity, feather: (B,). kind: (B,) int64.
+    opacity, feather: (B, 1). low: (B, 3, h, h) the pictures' means over blocks. foreground: (M, S, S) bool, of which the samples
+    have rows (B,), and grids: (B, h, h) the same at the blocks; None where defects may lie anywhere. kind: (B,) int64.
     """
 
-    plane: Tensor
-    where: Tensor
-    shown: Tensor
-    content: Tensor
-    depth: Tensor
-    alpha: Tensor
+    outline: Outline
+    fill: Fill
     opacity: Tensor
     feather: Tensor
+    low: Tensor
+    sources: Sources
+    foreground: Tensor | None
+    rows: Tensor
+    grids: Tensor | None
     kind: Tensor
 
 
@@ -115,16 +118,7 @@ class Simulator:
         images = images.contiguous()
         numbers = Numbers(keys, self._numbers)
         drawn = self._draw(images, index, numbers, others)
-        if self.config.cleanup and self.compact:
-            corrupted, mask = simulate_at(images, drawn.where, drawn.plane, drawn.shown, drawn.content, drawn.alpha)
-        elif self.config.cleanup:
-            depth, content = self._maps(images, drawn)
-            corrupted, mask = simulate(images, content, depth, drawn.opacity, drawn.feather)
-        else:
-            corrupted = images.clone()
-            corrupted.view(-1)[drawn.where] = drawn.shown + (drawn.content - drawn.shown) * drawn.alpha
-            mask = torch.zeros(images.shape[0], self.size, self.size, dtype=torch.bool, device=images.device)
-            mask.view(-1)[drawn.plane] = drawn.depth > 0
+        corrupted, mask = (self._near_defects if self.compact else self._everywhere)(images, drawn)
         nuisance = images if self._noise is None else add_nuisance(images, numbers, self.config.nuisance, self._noise)
         return Simulated(corrupted, mask, nuisance, drawn.kind)
 
@@ -141,34 +135,52 @@ class Simulator:
             cumulative = seats(grids)
         center, elsewhere = draw_places(numbers, CENTER, cumulative, size), draw_places(numbers, ELSEWHERE, cumulative, size)
         outline = draw_outlines(numbers, draw, config.coverage, config.scale, center, grids, size, self._gradients)
-        images_low = block_means(images)
-        fill = draw_fill(numbers, draw, index, outline, elsewhere, images_low, grids, sources, others is not None)
-        low, high = config.opacity
-        opacity = low + draw["opacity"] * (high - low)
-        low, high = config.feather
-        feather = (low + draw["feather"] * (high - low)) * (size / 256)
+        low = block_means(images)
+        fill = draw_fill(numbers, draw, index, outline, elsewhere, low, grids, sources, others is not None)
+        least, most = config.opacity
+        opacity = least + draw["opacity"] * (most - least)
+        least, most = config.feather
+        feather = (least + draw["feather"] * (most - least)) * (size / 256)
         feather = torch.where(draw.on("soft"), 0.9 * outline.peak, torch.minimum(feather, 0.8 * outline.peak))
+        return Drawn(outline, fill, opacity, feather, low, sources, foreground, rows, grids, draw.kind)
 
-        pixels = pixels_inside(outline, grids, size, self.compact)
-        of_block = rows_of(outline, pixels.sample)
-        depth = pixel_depth(of_block, pixels)
-        plane = pixels.sample.unsqueeze(1) * (size * size) + pixels.flat
-        if foreground is not None:
-            on_object = foreground.view(-1)[rows[pixels.sample].unsqueeze(1) * (size * size) + pixels.flat]
-            depth = torch.where(on_object, depth, -1.0)
-        of_fill = rows_of(fill, pixels.sample)
-        content = render(images, images_low, sources, of_fill, of_block, pixels, depth, self.compact)
-        channel = torch.arange(3, device=images.device).view(3, 1, 1) * (size * size)
-        where = plane + pixels.sample.unsqueeze(1) * (2 * size * size) + channel
-        shown = images.view(-1)[where]
-        alpha = opacity[pixels.sample] * ramp(depth, feather[pixels.sample])
-        content = make_visible(content, shown, pixels, alpha, opacity[pixels.sample], b)
-        return Drawn(plane, where, shown, content, depth, alpha, opacity.squeeze(1), feather.squeeze(1), draw.kind)
+    def _everywhere(self, images: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
+        """Corrupted pictures and their labels; nothing asks the device how many pixels a defect has."""
+        depth, content = self._maps(images, drawn)
+        if self.config.cleanup:
+            return simulate(images, content, depth, drawn.opacity.squeeze(1), drawn.feather.squeeze(1))
+        alpha = (drawn.opacity * ramp(depth.flatten(1), drawn.feather)).view_as(depth).unsqueeze(1)
+        mask = depth > 0
+        return torch.where(mask.unsqueeze(1), images + (content - images) * alpha, images), mask
 
     def _maps(self, images: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
-        """Depth (B, S, S) and content (B, 3, S, S), which holds anything where depth <= 0."""
-        depth = torch.full((len(images), self.size, self.size), -1.0, device=images.device)
-        depth.view(-1)[drawn.plane] = drawn.depth
-        content = torch.empty_like(images)
-        content.view(-1)[drawn.where] = drawn.content
-        return depth, content
+        """Depth (B, S, S) and content (B, 3, S, S), which may hold anything where depth <= 0."""
+        outline, fill, opacity, feather, low, sources, foreground, rows, _, _ = drawn
+        rows_given = None if foreground is None else rows
+        return draw_defects(
+            images, low, outline, fill, opacity, feather, sources.pool, sources.textures, foreground, rows_given
+        )
+
+    def _near_defects(self, images: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
+        """The same from pixels in blocks near a defect alone, about 6 % of them."""
+        outline, fill, opacity, feather, low, sources, foreground, rows, grids, _ = drawn
+        size = self.size
+        pixels = pixels_inside(outline, grids, size)
+        of_block = rows_of(outline, pixels.sample)
+        depth = pixel_depth(of_block, pixels)
+        if foreground is not None:
+            depth = on_object(depth, pixels, foreground, rows, size)
+        of_fill = rows_of(fill, pixels.sample)
+        content = render(images, low, sources.pool, sources.textures, of_fill, of_block, pixels, depth, True)
+        where = places(pixels, size)
+        shown = images.view(-1)[where]
+        alpha = opacity[pixels.sample] * ramp(depth, feather[pixels.sample])
+        content = make_visible(content, shown, pixels, alpha, opacity[pixels.sample], len(images))
+        plane = pixels.sample.unsqueeze(1) * (size * size) + pixels.flat
+        if self.config.cleanup:
+            return simulate_at(images, where, plane, shown, content, alpha)
+        corrupted = images.clone()
+        corrupted.view(-1)[where] = shown + (content - shown) * alpha
+        mask = torch.zeros(images.shape[0], size, size, dtype=torch.bool, device=images.device)
+        mask.view(-1)[plane] = depth > 0
+        return corrupted, mask

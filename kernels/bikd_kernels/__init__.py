@@ -3,6 +3,8 @@
 from .anomaly_map import anomaly_map
 from .bidirectional import bidirectional_loss
 from .cosine import cosine_discrepancy
+from .draw_defects import draw_defects
+from .nuisance import nuisance
 from .regions import region_counts, region_maps
 from .simulate import simulate, simulate_at
 
@@ -10,6 +12,8 @@ __all__ = [
     "anomaly_map",
     "bidirectional_loss",
     "cosine_discrepancy",
+    "draw_defects",
+    "nuisance",
     "region_counts",
     "region_maps",
     "simulate",

@@ -1,33 +1,18 @@
-"""The Triton kernels against the definition: on a GPU, or under TRITON_INTERPRET=1 (test_interpreter.py starts that).
-
-Deterministic algorithms are on, so torch.empty is filled with NaN: an element the kernels forget to write shows.
-"""
+"""The Triton kernels against the definition: on a GPU, or under TRITON_INTERPRET=1 (test_interpreter.py starts that)."""
 
 import itertools
-from collections.abc import Iterator
 
 import pytest
 import torch
 from bikd_kernels import anomaly_map, map_launch
-from bikd_kernels.dispatch import HAS_TRITON, INTERPRETED
 from bikd_kernels.reference.anomaly_map import MapSpec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from map_cases import features, oracle, worst
+from triton_tests import DEVICE, NEEDS_TRITON, poisoned  # noqa: F401
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-pytestmark = pytest.mark.skipif(
-    not HAS_TRITON or (DEVICE == "cpu" and not INTERPRETED), reason="needs a GPU, or TRITON_INTERPRET=1"
-)
+pytestmark = NEEDS_TRITON
 SMALL = ((8, 12, 16), (20, 8, 7), (5, 4, 3))
-
-
-@pytest.fixture(autouse=True)
-def poisoned() -> Iterator[None]:
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    assert torch.utils.deterministic.fill_uninitialized_memory
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def check(levels, size, batch=2, dtype=torch.float32, last=(False, False), weights=None, limit=1e-6, **options) -> None:

@@ -1,33 +1,18 @@
-"""The fused kernels against the formula: on a GPU, or under TRITON_INTERPRET=1 (test_interpreter.py starts that).
-
-Deterministic algorithms are on, so torch.empty is filled with NaN: an element the kernels forget to write shows.
-"""
-
-from collections.abc import Iterator
+"""The fused kernels against the formula: on a GPU, or under TRITON_INTERPRET=1 (test_interpreter.py starts that)."""
 
 import pytest
 import torch
 from bikd_kernels import bidirectional_loss, cosine_discrepancy, region_counts, tiles
-from bikd_kernels.dispatch import HAS_TRITON, INTERPRETED
 from fused_cases import check_objective, check_pair, maps, objective_inputs
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from triton_tests import DEVICE, NEEDS_TRITON, poisoned  # noqa: F401
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-pytestmark = pytest.mark.skipif(
-    not HAS_TRITON or (DEVICE == "cpu" and not INTERPRETED), reason="needs a GPU, or TRITON_INTERPRET=1")
+pytestmark = NEEDS_TRITON
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 ODD = ((20, 7, 7), (5, 3, 3))
 EVEN = ((64, 8, 8), (128, 8, 4))
 LOOPED = ((160, 4, 4), (300, 3, 3))  # NCHW: more channels than a tile keeps
-
-
-@pytest.fixture(autouse=True)
-def poisoned() -> Iterator[None]:
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    assert torch.utils.deterministic.fill_uninitialized_memory
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def both(levels, dtype=torch.float32, last=True, batch=2, dead=0.0, second=None):

@@ -1,29 +1,13 @@
-"""The Triton kernels of simulate against the rule: on a GPU, or under TRITON_INTERPRET=1 (test_interpreter.py starts that).
-
-Deterministic algorithms are on, so torch.empty is filled with NaN or the largest integer: what is not written shows.
-"""
-
-from collections.abc import Iterator
+"""The Triton kernels of simulate against the rule: on a GPU, or under TRITON_INTERPRET=1 (test_interpreter.py starts that)."""
 
 import numpy as np
 import pytest
 import torch
 from bikd_kernels import simulate
-from bikd_kernels.dispatch import HAS_TRITON, INTERPRETED
 from simulate_cases import case, oracle
+from triton_tests import DEVICE, NEEDS_TRITON, poisoned  # noqa: F401
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-pytestmark = pytest.mark.skipif(
-    not HAS_TRITON or (DEVICE == "cpu" and not INTERPRETED), reason="needs a GPU, or TRITON_INTERPRET=1"
-)
-
-
-@pytest.fixture(autouse=True)
-def poisoned() -> Iterator[None]:
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    assert torch.utils.deterministic.fill_uninitialized_memory
-    yield
-    torch.use_deterministic_algorithms(False)
+pytestmark = NEEDS_TRITON
 
 
 def check(arguments, **options) -> None:

@@ -1,17 +1,10 @@
 import torch
+from bikd_kernels.defects import Pixels, all_pixels, rows_of
+from bikd_kernels.reference.draw_defects import pixel_depth, upsample_at
 
 from bikd_fast.simulation import SimulationConfig, sample_keys
 from bikd_fast.simulation.kinds import DEFAULTS, NAMES, Draw
-from bikd_fast.simulation.masks import (
-    Pixels,
-    draw_outlines,
-    gradient_bank,
-    perlin,
-    pixel_depth,
-    pixels_inside,
-    rows_of,
-    upsample_at,
-)
+from bikd_fast.simulation.masks import draw_outlines, gradient_bank, perlin, pixels_inside
 
 CPU = torch.device("cpu")
 
@@ -27,7 +20,7 @@ def depth_of(draw: Draw, size: int = 64, seed: int = 0, compact: bool = False):
     middle = torch.full((count, 1), (size - 1) / 2)
     config = SimulationConfig()
     o = draw_outlines(keys, draw, config.coverage, 1.0, (middle, middle), None, size, gradient_bank(CPU))
-    pixels = pixels_inside(o, None, size, compact)
+    pixels = pixels_inside(o, None, size) if compact else all_pixels(count, size, CPU)
     depth = torch.full((count, size * size), -1.0)
     plane = pixels.sample.unsqueeze(1) * size * size + pixels.flat
     depth.view(-1)[plane] = pixel_depth(rows_of(o, pixels.sample), pixels)

@@ -216,7 +216,7 @@ def test_the_gpu_path_equals_the_cpu_path_and_never_waits() -> None:
     for a, b in zip(compact, dense):
         assert torch.equal(a, b)
     with Waits() as waits:
-        simulator._draw(images, index, keys)
+        simulator._maps(images, simulator._draw(images, index, keys))
     assert waits.names == set()
 
 
