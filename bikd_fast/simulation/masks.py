@@ -8,8 +8,9 @@ from math import pi
 
 import torch
 import torch.nn.functional as F
-from bikd_kernels.defects import BLOCK, Outline, Pixels, pixels_of
-from bikd_kernels.reference.draw_defects import base_depth
+from bikd_kernels import lay_out
+from bikd_kernels.defects import BLOCK, LATTICE, Outline, Pixels, pixels_of
+from bikd_kernels.reference.lay_out import base_depth, block_centers
 from torch import Tensor
 
 from .kinds import Draw
@@ -20,7 +21,6 @@ CELL = 16  # pixels a side of a position of the coarsest level
 POSITION_BLOCKS = 11  # of the 16 blocks of one coarsest position lie inside, so that half of it does after feathering
 LEAST_BLOCKS = 24  # inside in all
 REACH = 0.55 * BLOCK  # pixels from a block's centre to its corner pixels, and a little
-LATTICE = 256  # gradients a side of the bank that Perlin lattices are cut from, a power of 2
 
 PERLIN, OUTLINE = Stream(1, 3), Stream(2, 2)
 
@@ -36,39 +36,6 @@ def block_means(images: Tensor) -> Tensor:
     b, c, size, _ = images.shape
     grid = size // BLOCK
     return (images.view(b * c * grid, BLOCK, grid, BLOCK).sum(1).sum(2) / BLOCK**2).view(b, c, grid, grid)
-
-
-def block_centers(grid: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """y and x (grid^2,) of the block centres, in pixels."""
-    c = torch.arange(grid, device=device, dtype=torch.float32) * BLOCK + (BLOCK - 1) / 2
-    return c.repeat_interleave(grid), c.repeat(grid)
-
-
-def perlin(keys: Tensor | Numbers, exponent_y: Tensor, exponent_x: Tensor, grid: int, bank: Tensor) -> Tensor:
-    """Rotated Perlin noise (B, grid, grid), about -0.7..0.7, with 2^exponent cells an axis across the picture."""
-    u = uniform(keys, PERLIN)
-    angle = u[:, :1] * (2 * pi)
-    c = (torch.arange(grid, device=keys.device, dtype=torch.float32) + 0.5) / grid - 0.5
-    y, x = c.repeat_interleave(grid), c.repeat(grid)
-    start = (u[:, 1:] * LATTICE).floor()
-    v = (angle.cos() * y + angle.sin() * x) * 2**exponent_y + u[:, 1:2] * 97 + LATTICE
-    w = (angle.cos() * x - angle.sin() * y) * 2**exponent_x + u[:, 2:3] * 89 + LATTICE
-    v0, w0 = v.floor(), w.floor()
-    fv, fw = v - v0, w - w0
-    row = (v0 + start[:, :1]).long() & (LATTICE - 1)
-    col = (w0 + start[:, 1:]).long() & (LATTICE - 1)
-    row1, col1 = ((row + 1) & (LATTICE - 1)) * LATTICE, (col + 1) & (LATTICE - 1)
-    row = row * LATTICE
-
-    def corner(index: Tensor, dv: Tensor, dw: Tensor) -> Tensor:
-        g = bank[index]
-        return g[..., 0] * dv + g[..., 1] * dw
-
-    sv = fv * fv * fv * (fv * (fv * 6 - 15) + 10)
-    sw = fw * fw * fw * (fw * (fw * 6 - 15) + 10)
-    top = torch.lerp(corner(row + col, fv, fw), corner(row + col1, fv, fw - 1), sw)
-    bottom = torch.lerp(corner(row1 + col, fv - 1, fw), corner(row1 + col1, fv - 1, fw - 1), sw)
-    return torch.lerp(top, bottom, sv).view(-1, grid, grid)
 
 
 def draw_outlines(
@@ -105,24 +72,22 @@ def draw_outlines(
     noisy = draw.on("noisy")
     finest = math.log2(size / FINEST_CELL)
     ey, ex = (draw[name].floor().clamp(max=finest) for name in ("exponent_y", "exponent_x"))
-    noise = perlin(keys, ey, ex, grid, bank)
     cell = 0.7 * size / 2 ** torch.maximum(ey, ex)
     outline = Outline(
         center_y=center[0], center_x=center[1], cos=angle.cos(), sin=angle.sin(), length=length, width=width,
         sag=sag, wave=wave, cycles=draw["cycles"], phase=u[:, 1:] * (2 * pi),
         box=draw.on("box"), noisy=noisy, fall=draw["local"].clamp(min=0) * cell / size,
         amplitude=torch.where(noisy, cell, draw["wobble"].clamp(min=0) * width), level=torch.zeros_like(width),
-        peak=width, noise=noise,
+        peak=width, noise=width.new_empty(0),
     )  # fmt: skip
-    level, peak = _cut(outline, share, high * size_factor**2, object_grid, size)
-    return outline._replace(level=torch.where(noisy, level, 0.0), peak=torch.where(noisy, peak, width))
+    noise, depth = lay_out(outline, uniform(keys, PERLIN), ey, ex, bank, grid)
+    level, peak = _cut(depth, share, high * size_factor**2, object_grid, size)
+    return outline._replace(noise=noise, level=torch.where(noisy, level, 0.0), peak=torch.where(noisy, peak, width))
 
 
-def _cut(o: Outline, share: Tensor, greatest: float, object_grid: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
-    """Level at which noise is cut and the depth above it, (B, 1) each."""
-    b, grid, _ = o.noise.shape
-    y, x = block_centers(grid, o.noise.device)
-    value = base_depth(o, y, x) + o.amplitude * o.noise.flatten(1)
+def _cut(value: Tensor, share: Tensor, greatest: float, object_grid: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
+    """Level at which depths (B, h * h) of blocks are cut and the depth above it, (B, 1) each."""
+    b, grid = len(value), size // BLOCK
     if object_grid is not None:
         value = torch.where(object_grid.flatten(1), value, -torch.inf)
         usable = object_grid.flatten(1).sum(1, keepdim=True)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 4  # pixels a side of a block: noise and pictures' means are laid out on a grid of them
+LATTICE = 256  # gradients a side of the bank that Perlin lattices are cut from, a power of 2
 SHUFFLE_GRID = 8  # pieces a side of a picture whose pieces are shuffled
 
 

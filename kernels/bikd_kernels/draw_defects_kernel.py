@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from .defects import SHUFFLE_GRID
+from .depth_tile import base_depth, cosine, sine, upsampled
 from .dispatch import INTERPRETED
 from .lang import tl, triton
 from .reference.draw_defects import PLAIN_SHIFT, SEEN, SEEN_PIXELS, SEEN_SHARE, SMALL_SHARE
+from .registration import register
 
 TILE = 16  # pixels a side of the square that a program draws; divides S
 WARPS = 8  # a pixel a thread: two of them take 128 registers
@@ -20,25 +22,6 @@ WARPS = 8  # a pixel a thread: two of them take 128 registers
 # 30-32 color  33-35 gain   36 bias     37 light     38 shade   39 opacity 40 feather
 COLUMNS = 41
 LIGHTS = 64  # steps of brightness that are counted
-
-
-@triton.jit
-def _upsampled(LOW, y, x, on, G: tl.constexpr):
-    """Bilinear values at pixels of a (G, G) map of block centres, edges repeated."""
-    v = tl.minimum(tl.maximum((y - 1.5) * 0.25, 0.0), G - 1.0)
-    u = tl.minimum(tl.maximum((x - 1.5) * 0.25, 0.0), G - 1.0)
-    top = tl.floor(v)
-    left = tl.floor(u)
-    at = LOW + top.to(tl.int32) * G + left.to(tl.int32)
-    right = tl.where(left < G - 1, 1, 0)
-    down = tl.where(top < G - 1, G, 0)
-    a = tl.load(at, mask=on, other=0.0)
-    b = tl.load(at + right, mask=on, other=0.0)
-    c = tl.load(at + down, mask=on, other=0.0)
-    d = tl.load(at + down + right, mask=on, other=0.0)
-    a += (b - a) * (u - left)
-    c += (d - c) * (u - left)
-    return a + (c - a) * (v - top)
 
 
 @triton.jit
@@ -59,51 +42,6 @@ def _bilinear(PLANE, y, x, on, S: tl.constexpr):
 
 
 @triton.jit
-def _sine(x):
-    """sin x to 3e-7 for |x| up to some hundreds: a series, because libraries keep a path for huge x in local memory."""
-    k = tl.floor(x * 0.3183098861837907 + 0.5)
-    r = x - k * 3.140625  # exact: pi in three parts, the first of few bits
-    r = r - k * 9.675025939941406e-04
-    r = r - k * 1.5099579909783764e-07
-    z = r * r
-    s = r + r * z * (-1 / 6 + z * (1 / 120 + z * (-1 / 5040 + z * (1 / 362880 - z * (1 / 39916800)))))
-    return tl.where(k - 2.0 * tl.floor(k * 0.5) > 0.5, -s, s)
-
-
-@triton.jit
-def _cosine(x):
-    return _sine(x + 1.5707963267948966)
-
-
-@triton.jit
-def _depth(P, NOISE, y, x, G: tl.constexpr):
-    """reference.draw_defects.pixel_depth of one sample."""
-    dy = y - tl.load(P)
-    dx = x - tl.load(P + 1)
-    cos = tl.load(P + 2)
-    sin = tl.load(P + 3)
-    length = tl.load(P + 4)
-    width = tl.load(P + 5)
-    sag = tl.load(P + 6)
-    wave = tl.load(P + 7)
-    bends = tl.load(P + 8) * 3.141592653589793
-    u = cos * dx + sin * dy
-    v = cos * dy - sin * dx
-    t = u / length
-    turn = bends * t + tl.load(P + 9)
-    bent = v - sag * (t * t - 0.33) - wave * _sine(turn)
-    slope = (2 * sag * t + wave * bends * _cosine(turn)) / length
-    side = tl.abs(bent) * tl.rsqrt(1.0 + slope * slope)
-    box = tl.minimum(length - tl.abs(u), width - side)
-    flat = side / width
-    ellipse = width * (1.0 - tl.sqrt(t * t + flat * flat))
-    fall = -tl.load(P + 12) * tl.sqrt(dy * dy + dx * dx)
-    base = tl.where(tl.load(P + 11) > 0, fall, tl.where(tl.load(P + 10) > 0, box, ellipse))
-    noise = _upsampled(NOISE, y, x, y >= 0, G)
-    return base + tl.load(P + 13) * noise - tl.load(P + 14)
-
-
-@triton.jit
 def _place(P, ORDER, y, x, depth, inside, S: tl.constexpr, GRID: tl.constexpr):
     """reference.draw_defects._source_places of one sample: where every pixel's content comes from."""
     t = tl.minimum(tl.maximum(depth / (0.9 * tl.load(P + 15)), 0.0), 1.0)
@@ -112,8 +50,8 @@ def _place(P, ORDER, y, x, depth, inside, S: tl.constexpr, GRID: tl.constexpr):
     dx = (x - tl.load(P + 1)) * tl.load(P + 24)
     angle = tl.load(P + 22) * strength
     reach = tl.exp2(tl.load(P + 23) * strength)
-    cos = _cosine(angle) * reach
-    sin = _sine(angle) * reach
+    cos = cosine(angle) * reach
+    sin = sine(angle) * reach
     v = tl.load(P + 20) + cos * dy + sin * dx + tl.load(P + 25) * strength
     u = tl.load(P + 21) + cos * dx - sin * dy + tl.load(P + 26) * strength
     last = S - 1.0
@@ -160,7 +98,8 @@ def draw_kernel(
     flat = row * S + col
     P = PARAMETERS + b * COLUMNS
     own = b.to(tl.int64) * (3 * S * S)
-    depth = _depth(P, NOISE + b * (G * G), y, x, G)
+    noise = upsampled(NOISE + b * (G * G), y, x, y >= 0, G)
+    depth = base_depth(P, y, x) + tl.load(P + 13) * noise - tl.load(P + 14)
     if MASKED:
         on_object = tl.load(FOREGROUND + tl.load(ROWS + b) * (S * S) + flat)
         depth = tl.where(on_object != 0, depth, -1.0)
@@ -169,7 +108,7 @@ def draw_kernel(
         inside = depth > 0
         v, u = _place(P, ORDER + b * (GRID * GRID), y, x, depth, inside, S, GRID)
         light = tl.load(P + 37)
-        towards = _sine(light) * (y - tl.load(P)) + _cosine(light) * (x - tl.load(P + 1))
+        towards = sine(light) * (y - tl.load(P)) + cosine(light) * (x - tl.load(P + 1))
         shade = tl.exp(tl.load(P + 38) * tl.minimum(tl.maximum(towards / tl.load(P + 15), -1.0), 1.0))
         # 0 the picture itself, 1 the pool, 2 the textures; a block, because the interpreter cannot spread a bool
         source = tl.zeros([TILE * TILE], tl.float32) + tl.load(P + 16) + tl.load(P + 17)
@@ -184,7 +123,7 @@ def draw_kernel(
             if TEXTURED:
                 taken += _bilinear(TEXTURES + which + plane, v, u, inside & (source == 2), S)
             content += taken * (1.0 / 255.0)
-            content += tl.load(P + 28) * (_upsampled(LOW + (b * 3 + c) * (G * G), y, x, inside, G) - content)
+            content += tl.load(P + 28) * (upsampled(LOW + (b * 3 + c) * (G * G), y, x, inside, G) - content)
             content += tl.load(P + 29) * (tl.load(P + 30 + c) - content)
             content = content * (tl.load(P + 33 + c) * shade) + tl.load(P + 36)
             content = tl.minimum(tl.maximum(content, 0.0), 1.0)
@@ -264,11 +203,9 @@ def _shapes(
     return images.new_empty((len(images), *images.shape[2:])), images.new_empty(images.shape)
 
 
-_library = torch.library.Library("bikd_kernels", "FRAGMENT")
-_library.define(
+register(
     "draw_defects(Tensor images, Tensor low, Tensor noise, Tensor parameters, Tensor order, Tensor pool, Tensor? textures, "
-    "Tensor? foreground, Tensor? rows) -> (Tensor, Tensor)"
+    "Tensor? foreground, Tensor? rows) -> (Tensor, Tensor)",
+    launch,
+    _shapes,
 )
-for _key in ("CPU", "CUDA"):
-    _library.impl("draw_defects", launch, _key)
-torch.library.register_fake("bikd_kernels::draw_defects", _shapes, lib=_library)

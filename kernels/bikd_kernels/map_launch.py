@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .layout import arranged, is_channels_last
 from .reference.anomaly_map import MapSpec
+from .registration import register
 from .resample import resample_matrix, windows
 from .tiles import device_key
 
@@ -159,13 +160,6 @@ def _power(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-_library = torch.library.Library("bikd_kernels", "FRAGMENT")
-_library.define(
-    "anomaly_map(Tensor[] teacher, Tensor[] student, int[] size, float[] weights, str combine, float sigma, "
-    "bool align_corners, str padding, str score, int topk, bool return_map) -> (Tensor, Tensor)"
-)
-
-
 def _implementation(
     teacher: list[Tensor], student: list[Tensor], size: list[int], weights: list[float], combine: Any, sigma: float,
     align_corners: bool, padding: str, score: str, topk: int, return_map: bool,
@@ -184,6 +178,9 @@ def _shapes(
     return maps, first.new_empty((batch,), dtype=torch.float32)
 
 
-for _key in ("CPU", "CUDA"):
-    _library.impl("anomaly_map", _implementation, _key)
-torch.library.register_fake("bikd_kernels::anomaly_map", _shapes, lib=_library)
+register(
+    "anomaly_map(Tensor[] teacher, Tensor[] student, int[] size, float[] weights, str combine, float sigma, "
+    "bool align_corners, str padding, str score, int topk, bool return_map) -> (Tensor, Tensor)",
+    _implementation,
+    _shapes,
+)

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from .dispatch import INTERPRETED
 from .lang import tl, triton
+from .registration import register
 
 BLOCK = 1024  # pixels a program
 
@@ -48,8 +49,8 @@ def launch(images: Tensor, bank: Tensor, start: Tensor, numbers: Tensor) -> Tens
     return out
 
 
-_library = torch.library.Library("bikd_kernels", "FRAGMENT")
-_library.define("nuisance(Tensor images, Tensor bank, Tensor start, Tensor numbers) -> Tensor")
-for _key in ("CPU", "CUDA"):
-    _library.impl("nuisance", launch, _key)
-torch.library.register_fake("bikd_kernels::nuisance", lambda images, bank, start, numbers: torch.empty_like(images), lib=_library)
+def _shapes(images: Tensor, bank: Tensor, start: Tensor, numbers: Tensor) -> Tensor:
+    return torch.empty_like(images)
+
+
+register("nuisance(Tensor images, Tensor bank, Tensor start, Tensor numbers) -> Tensor", launch, _shapes)

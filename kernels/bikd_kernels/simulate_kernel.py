@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .dispatch import INTERPRETED
 from .lang import tl, triton
+from .registration import register
 
 BLOCK = 512  # pixels a program: 16 bytes a thread of a float32 picture
 
@@ -140,11 +141,9 @@ def _shapes(
     return torch.empty_like(images), images.new_empty((b, h, w), dtype=torch.bool)
 
 
-_library = torch.library.Library("bikd_kernels", "FRAGMENT")
-_library.define(
+register(
     "simulate(Tensor images, Tensor content, Tensor depth, Tensor opacity, Tensor feather, float visible, int radius, "
-    "int speck, int full) -> (Tensor, Tensor)"
+    "int speck, int full) -> (Tensor, Tensor)",
+    launch,
+    _shapes,
 )
-for _key in ("CPU", "CUDA"):
-    _library.impl("simulate", launch, _key)
-torch.library.register_fake("bikd_kernels::simulate", _shapes, lib=_library)

@@ -10,15 +10,16 @@ if not HAS_TRITON or INTERPRETED:
     pytest.skip("compiles with Triton, not with its interpreter", allow_module_level=True)
 
 from aot import build, pointers, resources
-from bikd_kernels import draw_defects_kernel, nuisance_kernel
-from bikd_kernels.defects import SHUFFLE_GRID
+from bikd_kernels import draw_defects_kernel, lay_out_kernel, nuisance_kernel
+from bikd_kernels.defects import LATTICE, SHUFFLE_GRID
 
 KERNELS = {
     "draw_kernel": draw_defects_kernel.draw_kernel,
     "shift_kernel": draw_defects_kernel.shift_kernel,
+    "lay_out_kernel": lay_out_kernel.lay_out_kernel,
     "nuisance_kernel": nuisance_kernel.nuisance_kernel,
 }
-REGISTERS = {"draw_kernel": 72, "shift_kernel": 32, "nuisance_kernel": 64}  # a thread; more must be looked at first
+REGISTERS = {"draw_kernel": 72, "shift_kernel": 32, "lay_out_kernel": 64, "nuisance_kernel": 64}  # a thread
 WHOLE = {"ORDER": "*i64", "ROWS": "*i64", "START": "*i64", "COUNTS": "*i32", "POOL": "*u8", "TEXTURES": "*u8", "FOREGROUND": "*u8"}
 
 
@@ -29,8 +30,10 @@ def compiled_for(name: str, arch: str) -> Any:
         S=256, GRID=SHUFFLE_GRID, COLUMNS=draw_defects_kernel.COLUMNS, LIGHTS=draw_defects_kernel.LIGHTS, TEXTURED=True,
         MASKED=True, TILE=draw_defects_kernel.TILE, C=3, H=256, W=256, BLOCK=nuisance_kernel.BLOCK,
     )  # fmt: skip
+    if name == "lay_out_kernel":
+        constants |= dict(COLUMNS=lay_out_kernel.COLUMNS, G=64, LATTICE=LATTICE, STRETCH=lay_out_kernel.STRETCH)
     kinds = {n: WHOLE.get(n, "*fp32" if n.isupper() else "fp32") for n in kernel.arg_names if n not in constants}
-    warps = 4 if name == "nuisance_kernel" else draw_defects_kernel.WARPS
+    warps = draw_defects_kernel.WARPS if name in ("draw_kernel", "shift_kernel") else 4
     return build(kernel, kinds, constants, arch, pointers(kinds), warps)
 
 

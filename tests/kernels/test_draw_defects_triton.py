@@ -3,7 +3,8 @@
 
 import pytest
 import torch
-from bikd_kernels import draw_defects
+from bikd_kernels import draw_defects, lay_out
+from bikd_kernels.defects import LATTICE, packed
 from draw_cases import case, part
 from triton_tests import DEVICE, NEEDS_TRITON, poisoned  # noqa: F401
 
@@ -58,8 +59,6 @@ def test_the_same_bits_every_time_and_in_any_batch() -> None:
 
 
 def test_registered_as_torch_wants_it_and_compiles() -> None:
-    from bikd_kernels.defects import packed
-
     a = case(batch=2, seed=2, device=DEVICE)
     parameters = packed(a["outline"], a["fill"], (a["opacity"], a["feather"]))
     given = (a["images"], a["low"], a["outline"].noise, parameters, a["fill"].order, a["pool"], a["textures"], a["foreground"])
@@ -70,3 +69,22 @@ def test_registered_as_torch_wants_it_and_compiles() -> None:
     inside = (whole[0] > 0).unsqueeze(1).expand_as(whole[1])
     assert torch.equal(compiled[0], whole[0])
     assert torch.equal(compiled[1][inside], whole[1][inside])
+
+
+@pytest.mark.parametrize("grid", [16, 20, 64])
+def test_laid_out(grid: int) -> None:
+    g = torch.Generator().manual_seed(grid)
+    outline = case(batch=8, size=4 * grid, seed=grid, device=DEVICE)["outline"]
+    u = torch.rand(8, 3, generator=g)
+    exponents = [torch.randint(0, 6, (8, 1), generator=g).float() for _ in range(2)]
+    bank = torch.nn.functional.normalize(torch.randn(LATTICE**2, 2, generator=g), dim=1)
+    given = (outline, *(x.to(DEVICE) for x in (u, *exponents, bank)), grid)
+    noise, depth = lay_out(*given, impl="triton")
+    expected, expected_depth = lay_out(*given, impl="reference")
+    assert expected.abs().max() > 0.3
+    assert (noise - expected).abs().max() < 2e-4  # 32 cells across a picture multiply what is rounded
+    assert ((depth - expected_depth).abs() / (1 + expected_depth.abs())).max() < 2e-3
+    assert torch.equal(noise, lay_out(*given, impl="triton")[0])
+    checks = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
+    arguments = (packed(outline, given[1:4]), given[4], grid)
+    torch.library.opcheck(torch.ops.bikd_kernels.lay_out.default, arguments, test_utils=checks)

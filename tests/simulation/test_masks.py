@@ -1,10 +1,12 @@
 import torch
 from bikd_kernels.defects import Pixels, all_pixels, rows_of
 from bikd_kernels.reference.draw_defects import pixel_depth, upsample_at
+from bikd_kernels.reference.lay_out import perlin
 
 from bikd_fast.simulation import SimulationConfig, sample_keys
 from bikd_fast.simulation.kinds import DEFAULTS, NAMES, Draw
-from bikd_fast.simulation.masks import draw_outlines, gradient_bank, perlin, pixels_inside
+from bikd_fast.simulation.masks import PERLIN, draw_outlines, gradient_bank, pixels_inside
+from bikd_fast.simulation.random import uniform
 
 CPU = torch.device("cpu")
 
@@ -32,7 +34,7 @@ def test_perlin_is_centred_smooth_and_as_fine_as_asked() -> None:
     crossings = []
     for exponent in (1.0, 3.0, 5.0):
         e = torch.full((64, 1), exponent)
-        noise = perlin(keys, e, e, 128, gradient_bank(CPU))
+        noise = perlin(uniform(keys, PERLIN), e, e, 128, gradient_bank(CPU))
         assert noise.mean().abs() < 0.05
         assert noise.abs().max() < 1.01
         assert 0.1 < noise.std() < 0.4
@@ -43,7 +45,7 @@ def test_perlin_is_centred_smooth_and_as_fine_as_asked() -> None:
 
 def test_perlin_axes_have_their_own_exponent_and_are_turned() -> None:
     keys = sample_keys(1, 0, torch.arange(200))
-    noise = perlin(keys, torch.full((200, 1), 4.0), torch.full((200, 1), 1.0), 64, gradient_bank(CPU))
+    noise = perlin(uniform(keys, PERLIN), torch.full((200, 1), 4.0), torch.full((200, 1), 1.0), 64, gradient_bank(CPU))
     along = (noise[:, 1:] - noise[:, :-1]).square().mean((1, 2))
     across = (noise[:, :, 1:] - noise[:, :, :-1]).square().mean((1, 2))
     ratio = (along / across).log()

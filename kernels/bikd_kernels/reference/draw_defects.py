@@ -3,12 +3,11 @@
 Everything but draw_defects_reference works on lists of blocks of pixels, so that on a CPU only those near a defect are computed.
 """
 
-from math import pi
-
 import torch
 from torch import Tensor
 
 from ..defects import BLOCK, SHUFFLE_GRID, Fill, Outline, Pixels, all_pixels, rows_of
+from .lay_out import base_depth
 from .simulate import ramp
 
 SEEN = 5 / 255  # a change that counts as seen; well above 2/255, from which on the label calls it changed
@@ -16,22 +15,6 @@ SEEN_PIXELS = 96  # of a defect, SEEN_SHARE of a great one, and SMALL_SHARE of a
 SEEN_SHARE = 0.12  # else it gets a plain shift of brightness
 SMALL_SHARE = 0.85
 PLAIN_SHIFT = 0.5
-
-
-def base_depth(o: Outline, y: Tensor, x: Tensor) -> Tensor:
-    """Depth without noise at pixels y, x (broadcast against (B or N, 1)): of the primitive, or the noise's fall-off."""
-    dy, dx = y - o.center_y, x - o.center_x
-    u = o.cos * dx + o.sin * dy
-    v = o.cos * dy - o.sin * dx
-    t = u / o.length
-    turn = o.cycles * pi * t + o.phase
-    bent = v - o.sag * (t * t - 0.33) - o.wave * turn.sin()
-    slope = (2 * o.sag * t + o.wave * o.cycles * pi * turn.cos()) / o.length
-    side = bent.abs() * torch.rsqrt(1 + slope * slope)  # about the distance, so that a line is as thick uphill
-    box = torch.minimum(o.length - u.abs(), o.width - side)
-    ellipse = o.width * (1 - torch.sqrt(t * t + (side / o.width) ** 2))
-    fall = -o.fall * torch.sqrt(dy * dy + dx * dx)
-    return torch.where(o.noisy, fall, torch.where(o.box, box, ellipse))
 
 
 def upsample_at(coarse: Tensor, pixels: Pixels) -> Tensor:
