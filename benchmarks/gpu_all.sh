@@ -53,6 +53,7 @@ export OUT
 part kernels_cosine 60 bash -c 'kernels --ops cosine_discrepancy --shapes resnet18 --batches 256 --dtypes bf16'
 part kernels_objective 60 bash -c 'kernels --ops bidirectional_loss --shapes resnet18 --batches 64 --dtypes bf16'
 part kernels_map 60 bash -c 'kernels --ops anomaly_map simulate --shapes resnet18 --batches 32 --dtypes bf16'
+part simulation 40 python benchmarks/simulation.py --batch 64 --out "$OUT/simulation_gpu.csv"
 # What a step adds to its networks; needs deepspeed.
 step() { part "overhead_$1" 45 python benchmarks/training_overhead.py --steps 15 --out "$OUT/training_overhead_gpu.csv" "${@:2}"; }
 step default

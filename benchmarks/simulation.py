@@ -1,9 +1,10 @@
 """Time of the anomaly simulation and of its parts, per batch, on the machine's own device.
 
-    python benchmarks/simulation.py [--batch 8] [--size 256] [--threads 2] [--rounds 60]
+    python benchmarks/simulation.py [--batch 8] [--size 256] [--threads 2] [--rounds 60] [--out CSV]
 
 Appends to benchmarks/results/simulation.csv. The parts are timed in rotation in one process, so that a busy machine slows
-all alike. ms are of the clock, cpu_ms of the process (all its threads together; the fairer figure on shared cores).
+all alike. On a GPU the host starts each part launch by launch, but for the CUDA graph, which is what a training replays. ms are
+of the clock, cpu_ms of the process (all its threads together; the fairer figure on shared cores).
 """
 
 import argparse
@@ -23,6 +24,7 @@ from bikd_fast.simulation import SimulationConfig, Simulator, sample_keys
 from bikd_fast.simulation.nuisance import add_nuisance
 from bikd_fast.simulation.random import Numbers
 from bikd_fast.simulation.simulator import Drawn
+from bikd_fast.training.capture import record
 
 COLUMNS = (
     "part", "batch", "size", "device", "threads", "ms20", "ms50", "ms80", "cpu_ms", "load", "torch", "commit", "date"
@@ -67,6 +69,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="CSV to append to")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -91,7 +94,11 @@ def main() -> None:
         "blend": lambda keys: simulate(images, content, depth, opacity, feather),
         "nuisance": lambda keys: add_nuisance(images, keys, 1.0, bank),
     }
-    if device == "cpu":
+    if device == "cuda":
+        here = sample_keys(0, 0, index)
+        graph, _ = record(lambda: simulator(images, index, here))[0]
+        parts["all, a CUDA graph"] = lambda keys: (here.copy_(keys), graph.replay())
+    else:
         parts["corrupt, every pixel"] = lambda keys: simulator._everywhere(images, drawn)
     with torch.no_grad():
         measure(parts, [sample_keys(1, i, index) for i in range(5)])
@@ -99,8 +106,8 @@ def main() -> None:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
     load = f"{os.getloadavg()[0]:.1f}"
-    new = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
+    new = not options.out.exists()
+    with options.out.open("a", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         if new:
             rows.writerow(COLUMNS)

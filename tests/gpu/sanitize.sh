@@ -8,5 +8,6 @@ export PYTORCH_NO_CUDA_MEMORY_CACHING=1 # one allocation a tensor, so that an ac
 for tool in memcheck racecheck initcheck synccheck; do
     echo "== $tool"
     compute-sanitizer --tool "$tool" --error-exitcode 1 --target-processes all \
-        "${PYTHON:-python}" -m pytest -q -p no:cacheprovider tests/kernels/test_fused_triton.py "$@"
+        "${PYTHON:-python}" -m pytest -q -p no:cacheprovider tests/kernels/test_fused_triton.py \
+        tests/kernels/test_draw_defects_triton.py tests/kernels/test_nuisance_triton.py "$@"
 done
