@@ -7,7 +7,6 @@ import json
 import shutil
 import tempfile
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from bikd_fast.exporting.formats import FORMATS
 from bikd_fast.exporting.module import Exportable, describe
 from bikd_fast.exporting.parity import TOLERANCE, Parity, compare
 from bikd_fast.models.detector import Detector
+from bikd_fast.versions import versions
 
 _PACKAGES = ("bikd_fast", "torch", "onnx", "onnxscript", "onnxruntime", "openvino", "tensorrt")
 
@@ -60,7 +60,7 @@ def export_detector(
             "kind": format,
             "sha256": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files},
             "parity": parity.to_dict(),
-            "versions": _versions(),
+            "versions": versions(_PACKAGES),
         }
         for file in files:
             shutil.move(file, path.parent / file.name)
@@ -74,13 +74,3 @@ def _refusal(path: Path, parity: Parity) -> str:
     else:
         found = f"a score differs by {parity.largest_score:.2e} relative (allowed {parity.tolerance:.0e}), for {parity.worst}"
     return f"{path}: not exported, for the exported file does not judge as the detector does: {found}."
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

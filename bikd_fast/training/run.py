@@ -11,7 +11,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from bikd_fast.training.kept import NOTHING, Kept
 from bikd_fast.training.remember import remember
 from bikd_fast.training.streaming import Stream, in_memory
 from bikd_fast.training.trainer import Trainer
+from bikd_fast.versions import versions
 
 DONE = "DONE"  # this file, not an exit code, says that a run is finished
 HELD_OUT = 2048  # pictures at most: thresholds gain nothing from more
@@ -147,7 +147,7 @@ def train_one(
             return detector
         calibrate(detector, apart, good)
     seconds = time.perf_counter() - started
-    detector.about |= {"categories": [c.name for c in categories], "versions": versions(), "seed": config.seed}
+    detector.about |= {"categories": [c.name for c in categories], "versions": versions(VERSIONS), "seed": config.seed}
     if ranks.first:
         found = {"diagnostics": diagnose(config, detector, apart, textures)} if diagnosed else {}
         _write_json(folder / TRAINING, record(begun, seconds, ranks) | came_to | found)
@@ -261,7 +261,7 @@ def environment(ranks: Ranks, seconds: float) -> dict[str, Any]:
     """Versions, machine and wall time, for the report and for whoever reproduces the run."""
     device = torch.cuda.get_device_name() if ranks.device.type == "cuda" else (platform.processor() or platform.machine())
     return {
-        "versions": versions(),
+        "versions": versions(VERSIONS),
         "python": platform.python_version(),
         "device": device,
         "ranks": ranks.world * ranks.places,
@@ -270,17 +270,6 @@ def environment(ranks: Ranks, seconds: float) -> dict[str, Any]:
         "training_seconds": round(seconds, 2),
         "command": " ".join(sys.argv),
     }
-
-
-def versions() -> dict[str, str]:
-    return {name: _version(name) for name in VERSIONS}
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:  # our own, run from a checkout that is on the path but was never installed
-        return "not installed"
 
 
 def _write_json(path: Path, value: Any) -> None:
