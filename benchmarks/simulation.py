@@ -96,6 +96,8 @@ def main() -> None:
     }
     if device == "cuda":
         here = sample_keys(0, 0, index)
+        parts["maps"] = lambda keys: simulator._maps(images, drawn)
+        parts["maps, eager"] = lambda keys: simulator._maps(images, drawn, "reference")
         graph, _ = record(lambda: simulator(images, index, here))[0]
         parts["all, a CUDA graph"] = lambda keys: (here.copy_(keys), graph.replay())
     else:

@@ -153,12 +153,12 @@ class Simulator:
         mask = depth > 0
         return torch.where(mask.unsqueeze(1), images + (content - images) * alpha, images), mask
 
-    def _maps(self, images: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
+    def _maps(self, images: Tensor, drawn: Drawn, impl: str = "auto") -> tuple[Tensor, Tensor]:
         """Depth (B, S, S) and content (B, 3, S, S), which may hold anything where depth <= 0."""
         outline, fill, opacity, feather, low, sources, foreground, rows, _, _ = drawn
-        rows_given = None if foreground is None else rows
+        given = (None, None) if foreground is None else (foreground, rows)
         return draw_defects(
-            images, low, outline, fill, opacity, feather, sources.pool, sources.textures, foreground, rows_given
+            images, low, outline, fill, opacity, feather, sources.pool, sources.textures, *given, impl=impl
         )
 
     def _near_defects(self, images: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
