@@ -30,11 +30,14 @@ from bikd_fast.config import RunConfig
 from bikd_fast.data import open_dataset
 
 ALONE = ["--model.head", "false", "--model.mahalanobis", "false"]
-NO_RELIEF = ["--simulation.kinds.relief", "0"]
+RARE_STAINS = ["--simulation.kinds.stain", "1.5"]  # as often as before; the rows of arms that have it are older than the default
+NO_RELIEF = ["--simulation.kinds.relief", "0", *RARE_STAINS]
 WITHOUT = ["--map.fill", "false", *NO_RELIEF]  # what the arms that are compared with `bare` lack
 ARMS: dict[str, tuple[str, list[str]]] = {  # name -> (configuration, overrides)
     "bikd": ("bikd", []),
     "f-only": ("bikd", ["--objective.beta", "0"]),
+    "rare-stains": ("bikd", RARE_STAINS),
+    "f-only-rare-stains": ("bikd", ["--objective.beta", "0", *RARE_STAINS]),
     "no-relief": ("bikd", NO_RELIEF),
     "f-only-no-relief": ("bikd", ["--objective.beta", "0", *NO_RELIEF]),
     "bare": ("bikd", []),
@@ -54,12 +57,12 @@ ARMS: dict[str, tuple[str, list[str]]] = {  # name -> (configuration, overrides)
     "channel-weights": ("bikd", ["--map.calibrate_channels", "true"]),
     "stpm": ("stpm", []),
     "rd": ("rd", []),
-    "denoising": ("denoising", []),
+    "denoising": ("denoising", RARE_STAINS),
     "relation": ("relation", []),
     "dual": ("dual", []),
     "inpainting": ("inpainting", []),
     "bank": ("bank", []),
-    "shared": ("bikd", ["--model.shared", "true"]),
+    "shared": ("bikd", ["--model.shared", "true", *RARE_STAINS]),
 }
 OUTPUT = ROOT / "benchmarks/results/evidence.csv"
 KEY = ("data", "categories", "options", "arm", "seed")

@@ -22,9 +22,11 @@ Row = dict[str, str]
 WHAT = {
     "bikd": "the defaults: both directions",
     "f-only": "forward direction only (beta = 0)",
-    "no-relief": "no simulated dents and bumps",
+    "rare-stains": "stains simulated half as often",
+    "f-only-rare-stains": "the same, forward only",
+    "no-relief": "stains half as often, no dents and bumps",
     "f-only-no-relief": "the same, forward only",
-    "bare": "no simulated dents and bumps, the map is not filled",
+    "bare": "the same as no-relief, the map is not filled",
     "wide-margin": "L_div up to 1 - cos = 1 (margin 1)",
     "no-con": "less L_con",
     "no-div": "less L_div",
@@ -41,16 +43,19 @@ WHAT = {
     "channel-weights": "channels weighed as well",
     "stpm": "feature pyramid matching",
     "rd": "reverse distillation",
-    "denoising": "denoising student, one way, no head",
+    "denoising": "denoising student, one way, no head, stains half as often",
     "relation": "FSP matrices of neighbouring levels",
     "dual": "encoder and decoder student",
     "inpainting": "student that restores hidden cells",
     "bank": "nearest normal features, no training",
-    "shared": "one detector for all categories",
+    "shared": "one detector for all categories, stains half as often",
 }
+RARE = "rare-stains"
+RARELY_STAINED = ("f-only-rare-stains", STAND_IN, "denoising", "shared")
 DENTLESS = ("f-only-no-relief",)
 COMPARED = (  # with which arm, how the title goes on, which arms
-    (BASE, "", tuple(arm for arm in WHAT if arm not in PARTS + DENTLESS)),
+    (BASE, "", tuple(arm for arm in WHAT if arm not in PARTS + DENTLESS + RARELY_STAINED)),
+    (RARE, ": all with simulated stains half as often", RARELY_STAINED),
     (STAND_IN, ": both without simulated dents", DENTLESS),
     (BARE, ": all without simulated dents, and no map is filled except no-relief's", (*PARTS, STAND_IN)),
 )

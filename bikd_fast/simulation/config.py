@@ -12,7 +12,7 @@ class KindShares:
     scar: float = 0.75  # the same, long and thin
     curve: float = 1.5  # scratches and fibres: thin bent lines, bright or dark
     warp: float = 1.25  # a local displacement that leaves the colours alone
-    stain: float = 1.5  # a shift of brightness or colour
+    stain: float = 3.0  # a shift of brightness or colour
     blur: float = 0.75  # smeared or over-sharp texture
     missing: float = 1.0  # a part replaced by the colour of its surroundings or of the background
     hole: float = 1.25  # small dark or bright spots
