@@ -81,7 +81,8 @@ class ObjectiveConfig:
     """The bidirectional objective, L = (1 - beta) L_F + beta L_B.
 
     Args:
-        beta: forward/backward balance; 0 is one-way distillation.
+        beta: forward/backward balance: the rates of student and teacher, as shares of their peaks, are 1 - beta and beta over the
+            larger of the two. 0 is one-way distillation.
         margin: m of the hinge in L_div, in units of 1 - cos.
         forward_corrupt: weight of D(S(x~), T(x)) in L_F.
         forward_clean: weight of D(S(n(x)), T(x)) in L_F.

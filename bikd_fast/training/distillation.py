@@ -72,6 +72,8 @@ class Distillation(nn.Module):
         """Loss with gradient (scalar) and detached terms; ``beta`` = 0 needs neither ``corrupt`` nor ``regions``.
 
         Args:
+            beta: weight of the backward direction, :attr:`bikd_fast.training.schedule.Phase.weight`; the loss is divided by the
+                larger of beta and 1 - beta.
             instead: what computes the same, from the same parameters, in place of this module's own operations.
         """
         if instead is not None:
@@ -104,7 +106,7 @@ class Distillation(nn.Module):
     def _both(self, inputs: Inputs, student_clean: Levels, student_corrupt: Levels, beta: Balance) -> Result:
         assert self.adapter is not None and inputs.corrupt is not None and inputs.regions is not None
         config = self.config
-        return bidirectional_loss(
+        loss, terms = bidirectional_loss(
             inputs.clean,
             inputs.corrupt,
             student_clean,
@@ -121,6 +123,10 @@ class Distillation(nn.Module):
             use_anc=config.anc,
             counts=inputs.counts,
         )
+        # L_F at weight 1, as in the steps before: Adam remembers the size of gradients for longer than a training takes, and a
+        # student whose loss became smaller would learn more slowly for it
+        larger = torch.maximum(beta, 1 - beta) if isinstance(beta, torch.Tensor) else max(beta, 1 - beta)
+        return loss / larger, terms
 
     def _students(self, inputs: Inputs) -> tuple[Levels, Levels]:
         """S(n(x)) and S(x~) in one pass over a batch of both."""

@@ -80,8 +80,8 @@ class Graphs:
         """Loss and terms as the engine gives them, ready for its backward pass."""
         graph = self._of(NETWORKS, now, lambda: NetworksGraph(self.engine, inputs, now))
         if graph is None or not graph.fits(inputs):
-            return self.engine(inputs, now.beta)
-        return self.engine(inputs, now.beta, graph)
+            return self.engine(inputs, now.weight)
+        return self.engine(inputs, now.weight, graph)
 
     def clear(self) -> None:
         """Give the graphs' memory back."""
@@ -133,7 +133,7 @@ class NetworksGraph:
     def __init__(self, engine: Any, inputs: Inputs, now: Phase) -> None:
         device = inputs.nuisance.device
         self.inputs = replace(inputs, keys=None if inputs.keys is None else inputs.keys.to(device))
-        self.beta = torch.full((), now.beta, device=device) if now.backward else 0.0
+        self.beta = torch.full((), now.weight, device=device) if now.backward else 0.0
         self.upstream = torch.ones((), device=device)
         self.several = engine.gradient_accumulation_steps() > 1
         parameters = {name: p for name, p in engine.module.named_parameters() if p.requires_grad}

@@ -15,7 +15,10 @@ class Phase:
     Attributes:
         name: forward, ramp, both, or frozen.
         beta: forward/backward balance of this step.
-        student, teacher: factors of the two peak rates.
+        student, teacher: factors of the two peak rates. They carry the balance, (1 - beta) : beta with the larger one at its peak:
+            the two directions train different parameters, so for plain descent that is what weights of their losses would do, and
+            for Adam, which divides every gradient by its own size, such weights would do next to nothing.
+        weight: what the objective weighs the directions by: evenly, unless the rates are somebody else's.
         head: whether the segmentation head learns; it waits until the student has something to say.
     """
 
@@ -24,6 +27,7 @@ class Phase:
     student: float
     teacher: float
     head: bool = True
+    weight: float = 0.0
 
     @property
     def backward(self) -> bool:
@@ -31,11 +35,12 @@ class Phase:
         return self.beta > 0
 
 
-def phase(step: int, training: TrainingConfig, objective: ObjectiveConfig, adapter: bool) -> Phase:
+def phase(step: int, training: TrainingConfig, objective: ObjectiveConfig, adapter: bool, own_rates: bool = True) -> Phase:
     """The phase of a step, 0 <= step < training.steps.
 
     The first part is forward only, then beta ramps in linearly, then both directions run; in the last part the teacher is
     frozen and the student runs at a tenth of its rate. Rates warm up linearly and fall by a half cosine to a tenth.
+    Without ``own_rates``, where a scheduler of the user's sets them, the balance weighs the losses instead.
     """
     total = training.steps
     begin, end = round(training.forward_only * total), round((1 - training.teacher_frozen) * total)
@@ -46,7 +51,8 @@ def phase(step: int, training: TrainingConfig, objective: ObjectiveConfig, adapt
     cosine = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / end))
     if not adapter or objective.beta == 0 or step < begin:
         return Phase("forward", 0.0, warm * cosine, 0.0, head=step >= begin)
-    if step < begin + ramp:
-        share = (step - begin + 1) / (ramp + 1)
-        return Phase("ramp", objective.beta * share, warm * cosine, share * cosine)
-    return Phase("both", objective.beta, warm * cosine, cosine)
+    ramping = step < begin + ramp
+    beta = objective.beta * ((step - begin + 1) / (ramp + 1) if ramping else 1.0)
+    larger = max(beta, 1 - beta)
+    student, teacher = warm * cosine * (1 - beta) / larger, cosine * beta / larger
+    return Phase("ramp" if ramping else "both", beta, student, teacher, weight=0.5 if own_rates else beta)

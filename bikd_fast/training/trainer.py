@@ -133,7 +133,9 @@ class Trainer:
         termination.deferred = True
         try:
             while self.step < end:
-                now = phase(self.step, training, self.config.objective, self.detector.adapter is not None)
+                now = phase(
+                    self.step, training, self.config.objective, self.detector.adapter is not None, "scheduler" not in self.user
+                )
                 self._step(now)
                 self.step += 1
                 self._after_step()

@@ -22,7 +22,7 @@ pytest.importorskip("deepspeed")
 CONFIGS = Path(__file__).parents[2] / "configs"
 STEPS = ("--training.steps", "12", "--training.log_every", "1")
 FORWARD = Phase("forward", 0.0, 1.0, 0.0, head=False)
-RAMP, BOTH = Phase("ramp", 0.1, 1.0, 1.0), Phase("both", 0.3, 1.0, 1.0)
+RAMP, BOTH = Phase("ramp", 0.1, 1.0, 1.0, weight=0.1), Phase("both", 0.3, 1.0, 1.0, weight=0.3)
 FROZEN = Phase("frozen", 0.0, 0.1, 0.0)
 
 
@@ -101,7 +101,7 @@ def test_losses_and_gradients_are_the_same_to_rounding(make, captured, precision
     for step, now in enumerate((FORWARD, FORWARD, RAMP, BOTH, BOTH, FROZEN, FROZEN)):
         [batch] = trainer.sampler.batches(step)
         with torch.autocast("cuda", dtype=torch.bfloat16, enabled=precision == "bf16"):
-            plain, terms = module(trainer._inputs(batch, now), now.beta)
+            plain, terms = module(trainer._inputs(batch, now), now.weight)
         plain.backward()
         expected = gradients(module)
         inputs = trainer.graphs.inputs(batch, now, None, None)

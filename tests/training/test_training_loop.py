@@ -39,6 +39,16 @@ def test_same_seed_same_bits_and_another_seed_others(tiny_mvtec, tmp_path, ranks
     assert not same(first, other)
 
 
+def test_the_balance_decides_how_far_the_teacher_moves(tiny_mvtec, tmp_path, ranks):
+    """Adam divides a gradient by its size: as a weight of the loss alone the balance would move the teacher as far at any value."""
+    moved = {}
+    for beta in ("0.05", "0.5"):
+        trained = weights(train(settings(tiny_mvtec, tmp_path / beta, "--objective.beta", beta), ranks))
+        last = [w for name, w in trained.items() if name.startswith("adapter.levels") and name.endswith("2.weight")]
+        moved[beta] = sum(float(w.norm()) for w in last)  # they begin at zero
+    assert moved["0.5"] > 5 * moved["0.05"] > 0
+
+
 @pytest.mark.parametrize("student", ["image", "reverse"])
 def test_stopped_and_resumed_it_ends_as_if_undisturbed(tiny_mvtec, tmp_path, ranks, student):
     options = ("--model.student", student, "--training.checkpoint_seconds", "1e-9")

@@ -38,6 +38,17 @@ def test_one_way_distillation_never_runs_backward(off):
     assert [p.head for p in phases(**off)] == [False] * 20 + [True] * 80  # its head learns as long as any other's
 
 
+@pytest.mark.parametrize("beta", [0.1, 0.5, 0.9, 1.0])
+def test_the_rates_carry_the_balance(beta):
+    step = 40  # of both directions
+    two, one = phases(beta=beta)[step], phases(beta=0.0)[step]
+    assert two.teacher / (two.teacher + two.student) == pytest.approx(beta)
+    assert max(two.teacher, two.student) == pytest.approx(one.student)
+    assert two.weight == 0.5 and one.weight == 0
+    theirs = phase(step, TrainingConfig(steps=STEPS), ObjectiveConfig(beta=beta), adapter=True, own_rates=False)
+    assert theirs.weight == beta  # a scheduler of the user's sets the rates
+
+
 def test_the_last_part_runs_at_a_tenth():
     assert {p.student for p in phases()[80:]} == {0.1}
 
