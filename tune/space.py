@@ -39,7 +39,7 @@ class Choice:
 Space = dict[str, Range | Choice]
 
 SPACE: Space = {
-    "objective.beta": Range(0.0, 0.6, why="0 is one-way distillation; above 0.6 the student's own loss is the lesser half"),
+    "objective.beta": Range(0.0, 0.6, why="0 is one-way distillation; at 0.6 the student learns at two thirds of its rate"),
     "training.forward_only": Range(0.1, 0.4, why="the student has to know something before it teaches"),
     "training.ramp": Range(0.0, 0.3, why="a jump to a gentle rise; with the other phases below the whole"),
     "objective.margin": Range(0.2, 1.0, why="1 - cos of unrelated features is about 1: no more can be asked for"),
@@ -52,7 +52,7 @@ SPACE: Space = {
     "simulation.nuisance": Range(0.0, 2.0, why="off to twice the harmless noise of the defaults"),
     "simulation.foreground": Choice((True, False), why="defects on the object alone, or anywhere"),
     **{
-        f"simulation.kinds.{kind}": Range(0.0, 4.0, why="left out to twice the greatest default share")
+        f"simulation.kinds.{kind}": Range(0.0, 6.0, why="left out to twice the greatest default share")
         for kind in KINDS
     },
 }
