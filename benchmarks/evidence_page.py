@@ -149,7 +149,7 @@ def comparisons(run: Sequence[str]) -> list[tuple[str, str, list[str]]]:
         if against == BASE and BASE not in run:
             against, what = STAND_IN, f", because {BASE} was not run here"
         compared = [arm for arm in run if arm in those and arm != against]
-        if compared:
+        if compared and (against in run or against != RARE):
             found.append((against + what, against, compared))
     return found
 

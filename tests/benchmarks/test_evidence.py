@@ -116,8 +116,9 @@ def test_what_exceeds_the_seed_noise(ours, base, beyond):
 def test_every_arm_is_compared_once_and_with_what_it_differs_from_in_one_thing():
     run = list(evidence.ARMS)
     found = {against: (title, arms) for title, against, arms in evidence_page.comparisons(run)}
-    assert list(found) == ["bikd", "no-relief", "bare"] and found["bikd"][0] == "bikd"
-    assert "f-only" in found["bikd"][1] and "no-relief" in found["bikd"][1] and "bikd" not in found["bikd"][1]
+    assert list(found) == ["bikd", "rare-stains", "no-relief", "bare"] and found["bikd"][0] == "bikd"
+    assert "f-only" in found["bikd"][1] and "rare-stains" in found["bikd"][1] and "bikd" not in found["bikd"][1]
+    assert "no-relief" in found["rare-stains"][1] and "f-only-rare-stains" in found["rare-stains"][1]
     assert found["no-relief"][1] == ["f-only-no-relief"]
     assert sorted(found["bare"][1]) == sorted({*evidence_page.PARTS, "no-relief"} - {"bare"})
     everything = [arm for _, arms in found.values() for arm in arms]
