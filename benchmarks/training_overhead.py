@@ -54,7 +54,7 @@ def bare(trainer: Trainer, made, inputs, phase: Phase) -> torch.Tensor:
     with torch.autocast(trainer.ranks.device.type, dtype=torch.bfloat16, enabled=trainer.dtype == torch.bfloat16):
         if phase.backward or phase.head:
             inputs.corrupt = trainer.pool.frozen(made.corrupted)
-        loss, _ = module(inputs, phase.beta)
+        loss, _ = module(inputs, phase.weight)
     loss.backward()
     return loss.detach()
 

@@ -106,7 +106,7 @@ class Distillation(nn.Module):
     def _both(self, inputs: Inputs, student_clean: Levels, student_corrupt: Levels, beta: Balance) -> Result:
         assert self.adapter is not None and inputs.corrupt is not None and inputs.regions is not None
         config = self.config
-        loss, terms = bidirectional_loss(
+        return bidirectional_loss(
             inputs.clean,
             inputs.corrupt,
             student_clean,
@@ -121,12 +121,11 @@ class Distillation(nn.Module):
             use_con=config.con,
             use_div=config.div,
             use_anc=config.anc,
+            # L_F at weight 1, as in the steps before: Adam remembers the size of gradients for longer than a training takes, and a
+            # student whose loss became smaller would learn more slowly for it
+            peak=True,
             counts=inputs.counts,
         )
-        # L_F at weight 1, as in the steps before: Adam remembers the size of gradients for longer than a training takes, and a
-        # student whose loss became smaller would learn more slowly for it
-        larger = torch.maximum(beta, 1 - beta) if isinstance(beta, torch.Tensor) else max(beta, 1 - beta)
-        return loss / larger, terms
 
     def _students(self, inputs: Inputs) -> tuple[Levels, Levels]:
         """S(n(x)) and S(x~) in one pass over a batch of both."""

@@ -53,6 +53,7 @@ def engine_config(training: TrainingConfig, ranks: Ranks, dtype: torch.dtype, us
         "gradient_clipping": 1.0,
         "zero_force_ds_cpu_optimizer": False,  # DeepSpeed's own for offloading needs a compiler
         "steps_per_print": 10**9,
+        "timers": {"throughput": {"enabled": False}},  # it waits for the device twice a step; ours does not (log.py)
     }
     if not any(user.get(key, {}).get("enabled") for key in (*_LOW, "torch_autocast")):
         ours["torch_autocast"] = {"enabled": dtype == torch.bfloat16, "dtype": "bfloat16"}

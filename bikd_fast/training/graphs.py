@@ -139,7 +139,8 @@ class NetworksGraph:
         parameters = {name: p for name, p in engine.module.named_parameters() if p.requires_grad}
         # the same memory as leaves of their own: autograd's nodes of the parameters themselves may live on from an earlier pass and
         # belong to its stream, which a capture must not touch
-        leaves = {name: p.data.requires_grad_() for name, p in parameters.items()}
+        leaves = {f"module.{name}": p.data.requires_grad_() for name, p in parameters.items()}
+        networks = Unhooked(engine.module)
         enabled = engine.torch_autocast_enabled()
         dtype = engine.torch_autocast_dtype() if enabled else None
         tape: list[torch.Tensor] = []
@@ -147,7 +148,7 @@ class NetworksGraph:
         def forward() -> tuple[torch.Tensor, torch.Tensor]:
             # the context begins and ends here: its cache of lowered weights is filled within the graph, never from before
             with torch.autocast(device.type, dtype=dtype, enabled=enabled):
-                loss, terms = functional_call(engine.module, leaves, (self.inputs, self.beta))
+                loss, terms = functional_call(networks, leaves, (self.inputs, self.beta))
             self.names = tuple(terms)
             tape.append(loss)
             return loss.detach(), torch.stack([term.detach().float() for term in terms.values()])
@@ -170,6 +171,18 @@ class NetworksGraph:
             self.beta.fill_(beta)
         loss, terms = Replayed.apply(self, *self.parameters)
         return loss, dict(zip(self.names, terms.unbind()))
+
+
+class Unhooked(torch.nn.Module):
+    """A module's own forward pass. Called as usual, the engine's module runs DeepSpeed's hooks as well; they belong around the
+    replay, where they run anyway, and some wait for the device, which breaks a capture."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *given: Any) -> Any:
+        return self.module.forward(*given)
 
 
 class Replayed(torch.autograd.Function):

@@ -49,9 +49,9 @@ def launch_objective(task: Task) -> tuple[Tensor, list[Tensor]]:
             0.0 if isinstance(beta, Tensor) else beta, tuple(task.scale[k] for k in levels),
             tuple(task.scale[k] / task.regions[k].numel() for k in levels), tuple(task.fold_student[k] for k in levels),
             tuple(task.fold_adapter[k] for k in levels), options.forward_corrupt, options.forward_clean, options.con,
-            options.div, options.anc, options.bound, options.margin, options.eps * options.eps, p.hw, p.rows, p.channels,
-            p.ends, L=len(levels), C=p.channels, BLOCK_C=p.block_c, BLOCK_P=p.block_p, TILES=p.tiles, NHWC=p.channels_last,
-            EVEN_P=p.even, BETA_ON_DEVICE=isinstance(beta, Tensor), ADAPT=adapt, GRAD_S=task.grad_student,
+            options.div, options.anc, options.peak, options.bound, options.margin, options.eps * options.eps, p.hw, p.rows,
+            p.channels, p.ends, L=len(levels), C=p.channels, BLOCK_C=p.block_c, BLOCK_P=p.block_p, TILES=p.tiles, PARTS=p.parts,
+            NHWC=p.channels_last, EVEN_P=p.even, BETA_ON_DEVICE=isinstance(beta, Tensor), ADAPT=adapt, GRAD_S=task.grad_student,
             GRAD_G=task.grad_adapter, DEAD_ZERO=options.dead_zero, PTX=speaks_ptx(part), num_warps=p.warps)
         start += p.ends[-1]
     return ordered_sum(part, torch.float64), [g for group in grads for g in group]
@@ -64,12 +64,13 @@ def combine(terms: Tensor, beta: Tensor | float, options: Options, impl: str) ->
         out = torch.empty(9, dtype=torch.float32, device=terms.device)
         combine_kernel[(1,)](
             terms, loss, out, beta if isinstance(beta, Tensor) else terms, 0.0 if isinstance(beta, Tensor) else beta,
-            options.forward_corrupt, options.forward_clean, options.con, options.div, options.anc,
+            options.forward_corrupt, options.forward_clean, options.con, options.div, options.anc, options.peak,
             BETA_ON_DEVICE=isinstance(beta, Tensor), num_warps=1)
         return loss, out
     forward = options.forward_corrupt * terms[0] + options.forward_clean * terms[1]
     backward = (options.con * (terms[2] + terms[3]) + options.div * terms[4] + options.anc * (terms[5] + terms[6]))
-    return (1 - beta) * forward + beta * backward, torch.cat([terms, forward.reshape(1), backward.reshape(1)])
+    ahead, back = reference.balance(beta, options.peak)
+    return ahead * forward + back * backward, torch.cat([terms, forward.reshape(1), backward.reshape(1)])
 
 
 library = Library("bikd_kernels", "FRAGMENT")
@@ -123,6 +124,7 @@ class Objective(Function):
         ctx.settings = settings
         keep_gradients(ctx, grads)
         ctx.mark_non_differentiable(terms)
+        ctx.set_materialize_grads(False)  # zeros for the terms' gradient would be a launch
         return loss, terms
 
     @staticmethod
@@ -141,8 +143,8 @@ def bidirectional_loss(
     student_corrupt: Sequence[Tensor], regions: Sequence[Tensor], *, adapter_clean: Sequence[Tensor] | None = None,
     adapter_corrupt: Sequence[Tensor] | None = None, bound: float = 0.5, beta: float | Tensor = 0.5,
     margin: float = 0.5, forward_weights: tuple[float, float] = (0.5, 0.5), use_con: bool = True, use_div: bool = True,
-    use_anc: bool = True, scale_weights: Sequence[float] | None = None, counts: Tensor | None = None, eps: float = 1e-8,
-    dead: str = "zero", impl: str = "auto",
+    use_anc: bool = True, peak: bool = False, scale_weights: Sequence[float] | None = None, counts: Tensor | None = None,
+    eps: float = 1e-8, dead: str = "zero", impl: str = "auto",
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """(1 - beta) L_F + beta L_B of bidirectional knowledge distillation, and every term of it.
 
@@ -158,6 +160,7 @@ def bidirectional_loss(
     adapter_clean, adapter_corrupt: raw adapter outputs G(E(x)), G(E(x~)); None: T = E, whose terms have no gradient.
     beta: float or 0-dim tensor, which may live on the device: it is never read by the host there.
     forward_weights: (w0, w1), of the corrupted and of the clean branch.
+    peak: divide the loss by the larger of beta and 1 - beta, so that the direction that weighs more weighs 1.
     counts: (L, 2) divisors of the N and the P means, region_counts(regions) by default; data-parallel training passes the
         global counts / world size. A count of 0 contributes 0.
     eps, dead, impl, scale_weights: as in cosine_discrepancy.
@@ -196,7 +199,7 @@ def bidirectional_loss(
                      for k in range(levels))
 
     options = (float(bound), float(margin), float(forward_weights[0]), float(forward_weights[1]), float(use_con),
-               float(use_div), float(use_anc), float(eps))
+               float(use_div), float(use_anc), float(peak), float(eps))
     beta_tensor = beta.detach() if isinstance(beta, Tensor) else None
     settings = (levels, "adapter_clean" in maps, 0.0 if isinstance(beta, Tensor) else float(beta), scale,
                 folds(("student_clean", "student_corrupt")), folds(("adapter_clean", "adapter_corrupt")), options,

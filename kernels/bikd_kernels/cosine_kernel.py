@@ -23,20 +23,22 @@ def store_as(pointer, value, mask):
 
 
 @triton.jit
-def missing_norm(squared, r, eps2):
+def missing_norm(squared, eps2):
     """1/2 (1 - |u^|^2) where |u| <= eps, else 0: makes 1/2 |t^ - s^|^2 equal 1 - c at dead positions too."""
-    return tl.where(squared > eps2, 0.0, 0.5 - 0.5 * squared * r * r)
+    return tl.maximum(0.5 - (0.5 / eps2) * squared, 0.0)
 
 
 @triton.jit
-def pull(weight, c, rt, rs, ss, eps2, DEAD_ZERO: tl.constexpr):
-    """(a, b) such that weight * dd/ds = a t + b s. The projection term vanishes where |s| <= eps."""
-    live = ss > eps2
-    k = weight * rs
-    a = -k * rt
-    if DEAD_ZERO:
-        a = tl.where(live, a, 0.0)
-    return a, tl.where(live, k * c * rs, 0.0)
+def live(r, squared, eps2):
+    """r = 1 / max(norm, eps) where norm > eps, else 0."""
+    return tl.where(squared > eps2, r, 0.0)
+
+
+@triton.jit
+def pull(weight, c, rt, rs, alive, DEAD_ZERO: tl.constexpr):
+    """(a, b) such that weight * dd/ds = a t + b s. alive = live(rs, ...): the projection term vanishes where |s| <= eps."""
+    k = weight * (alive if DEAD_ZERO else rs)
+    return -k * rt, k * c * alive
 
 
 @triton.jit
@@ -77,6 +79,18 @@ def load_wide(pointer, mask):
 
 
 @triton.jit
+def two(a, b, v, w):
+    """Sums of a reduction over two values at once: what warps exchange through memory they exchange once."""
+    return a + v, b + w
+
+
+@triton.jit
+def three(a, b, c, v, w, x):
+    """As two, over three."""
+    return a + v, b + w, c + x
+
+
+@triton.jit
 def pair_tile(T, S, W, GT, GS, pid, scale, fold, eps2, HW, ROWS, CHANNELS, C: tl.constexpr, BLOCK_C: tl.constexpr,
               BLOCK_P: tl.constexpr, NHWC: tl.constexpr, EVEN_P: tl.constexpr, GRAD_T: tl.constexpr,
               GRAD_S: tl.constexpr, HAS_W: tl.constexpr, DEAD_ZERO: tl.constexpr):
@@ -98,18 +112,17 @@ def pair_tile(T, S, W, GT, GS, pid, scale, fold, eps2, HW, ROWS, CHANNELS, C: tl
         mask = tile_mask(p, c, limit, C, EVEN_P, EVEN_C)
         t = load_wide(T + off, mask)
         s = load_wide(S + off, mask)
-        tt = tl.sum(t * t, axis=1)
-        ss = tl.sum(s * s, axis=1)
+        tt, ss = tl.reduce((t * t, s * s), 1, two)
         rt = rnorm(tt, eps2)
         rs = rnorm(ss, eps2)
         e = t * rt[:, None] - s * rs[:, None]
-        d = 0.5 * tl.sum(e * e, axis=1) + missing_norm(tt, rt, eps2) + missing_norm(ss, rs, eps2)
+        d = 0.5 * tl.sum(e * e, axis=1) + (missing_norm(tt, eps2) + missing_norm(ss, eps2))
         cos = 1.0 - d
         if GRAD_S:
-            a, b = pull(w * fold, cos, rt, rs, ss, eps2, DEAD_ZERO)
+            a, b = pull(w * fold, cos, rt, rs, live(rs, ss, eps2), DEAD_ZERO)
             store_as(GS + off, t * a[:, None] + s * b[:, None], mask)
         if GRAD_T:
-            a, b = pull(w * fold, cos, rs, rt, tt, eps2, DEAD_ZERO)
+            a, b = pull(w * fold, cos, rs, rt, live(rt, tt, eps2), DEAD_ZERO)
             store_as(GT + off, s * a[:, None] + t * b[:, None], mask)
     else:  # looped: T and S are read twice, the second time from cache
         EVEN_CH: tl.constexpr = C % BLOCK_C == 0
@@ -124,13 +137,12 @@ def pair_tile(T, S, W, GT, GS, pid, scale, fold, eps2, HW, ROWS, CHANNELS, C: tl
             a_tt += t * t
             a_ss += s * s
             a_ts += t * s
-        tt = tl.sum(a_tt, axis=1)
-        ss = tl.sum(a_ss, axis=1)
+        tt, ss, ts = tl.reduce((a_tt, a_ss, a_ts), 1, three)
         rt = rnorm(tt, eps2)
         rs = rnorm(ss, eps2)
-        cos = tl.sum(a_ts, axis=1) * (rt * rs)
-        a_s, b_s = pull(w * fold, cos, rt, rs, ss, eps2, DEAD_ZERO)
-        a_t, b_t = pull(w * fold, cos, rs, rt, tt, eps2, DEAD_ZERO)
+        cos = ts * (rt * rs)
+        a_s, b_s = pull(w * fold, cos, rt, rs, live(rs, ss, eps2), DEAD_ZERO)
+        a_t, b_t = pull(w * fold, cos, rs, rt, live(rt, tt, eps2), DEAD_ZERO)
         a_d = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
         for c0 in range(0, CHANNELS, BLOCK_C):
             off = offsets(p, c0 + c, HW, C, NHWC)
@@ -143,7 +155,7 @@ def pair_tile(T, S, W, GT, GS, pid, scale, fold, eps2, HW, ROWS, CHANNELS, C: tl
                 store_as(GS + off, t * a_s[:, None] + s * b_s[:, None], mask)
             if GRAD_T:
                 store_as(GT + off, s * a_t[:, None] + t * b_t[:, None], mask)
-        d = 0.5 * tl.sum(a_d, axis=1) + missing_norm(tt, rt, eps2) + missing_norm(ss, rs, eps2)
+        d = 0.5 * tl.sum(a_d, axis=1) + (missing_norm(tt, eps2) + missing_norm(ss, eps2))
     return tl.sum(d * w, axis=0)
 
 

@@ -38,7 +38,7 @@ def statistics_kernel(T, S, OUT, eps2, HW, ROWS, CHANNELS, C: tl.constexpr, BLOC
         ss += tl.sum(s * s, axis=1)
     rt = rnorm(tt, eps2)
     rs = rnorm(ss, eps2)
-    d = missing_norm(tt, rt, eps2) + missing_norm(ss, rs, eps2)
+    d = missing_norm(tt, eps2) + missing_norm(ss, eps2)
     for c0 in range(0, CHANNELS, BLOCK_C):
         off = offsets(p, c0 + c, HW, C, NHWC)
         mask = tile_mask(p, c0 + c, limit, C, EVEN_P, C % BLOCK_C == 0)

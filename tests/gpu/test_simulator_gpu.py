@@ -33,7 +33,7 @@ def test_as_on_the_cpu(cleanup: bool, masked: bool) -> None:
     there = Simulator(config, pool.cuda(), foreground.cuda() if masked else None, textures.cuda())
     here = Simulator(config, pool, foreground if masked else None, textures)
     on_gpu, on_cpu = made(there, pool, 64, "cuda"), made(here, pool, 64, "cpu")
-    a, b = (x.mask.float().flatten(1) for x in (on_gpu, on_cpu))
+    a, b = (x.mask.cpu().float().flatten(1) for x in (on_gpu, on_cpu))
     alike = (a * b).sum(1) / (a + b - a * b).sum(1).clamp(min=1)
     assert alike.median() > 0.999
     assert (alike > 0.97).float().mean() > 0.95  # a defect just seen or not quite may become a shift of brightness on one of them

@@ -66,6 +66,12 @@ def make(ranks, tmp_path):
         trainer.engine.destroy()
 
 
+def laid_out_alike(gradient, parameter):
+    """As autograd asks of a .grad; the stride of a dimension of one is anybody's."""
+    pairs = zip(parameter.shape, gradient.stride(), parameter.stride())
+    return all(size == 1 or a == b for size, a, b in pairs)
+
+
 def losses(run):
     return [json.loads(line)["loss"] for line in (run / "log.jsonl").read_text().splitlines()]
 
@@ -117,7 +123,7 @@ def test_losses_and_gradients_are_the_same_to_rounding(make, captured, precision
         largest = max(float(g.norm()) for g in expected.values())
         for name, g in expected.items():
             assert float((given[name] - g).norm()) <= bound * max(float(g.norm()), 1e-2 * largest), name
-        assert all(given[name].stride() == p.stride() for name, p in module.named_parameters() if name in given)
+        assert all(laid_out_alike(given[name], p) for name, p in module.named_parameters() if name in given)
     assert captured == [INPUTS, NETWORKS] * 3
 
 
@@ -172,5 +178,7 @@ def test_what_asks_the_device_runs_without_a_graph_and_says_so_once(make, captur
     assert said.count("warning: no CUDA graph of the inputs") == 1 and "synchronizing" in said
     assert captured == [NETWORKS] and trainer.graphs.parts == {NETWORKS}
     trainer = make()  # nothing of the attempt is left: what can be captured still is
-    trainer._step(BOTH)
+    for step in range(2):
+        trainer.step = step
+        trainer._step(BOTH)
     assert captured == [NETWORKS, INPUTS, NETWORKS] and torch.rand(3, device="cuda").isfinite().all()

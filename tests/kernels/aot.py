@@ -18,7 +18,7 @@ from typing import Any
 import triton
 from bikd_kernels.bidirectional_kernel import objective_kernel
 from bikd_kernels.cosine_kernel import pair_kernel
-from bikd_kernels.tiles import tile
+from bikd_kernels.tiles import parts_of, tile
 from triton.backends import nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -47,11 +47,13 @@ def compile_kernel(operator: str, arch: str, dtype: str, last: bool, channels: t
     kernel = KERNELS[operator]
     levels = len(channels)
     tiles = [tile(operator, last, BYTES[dtype], c, arch) for c in channels]
+    warps = max(t[2] for t in tiles)
     constants = FLAGS[operator] | dict(
         L=levels, C=channels, BLOCK_C=tuple(t[0] for t in tiles), BLOCK_P=tuple(t[1] for t in tiles),
         NHWC=(last,) * levels, EVEN_P=(True,) * levels)
     if operator == "objective":
-        constants |= dict(PTX=arch.startswith("sm_"), TILES=(4 if last else 1,) * levels)
+        constants |= dict(PTX=arch.startswith("sm_"), TILES=(4 if last else 1,) * levels,
+                          PARTS=tuple(parts_of(t, warps, BYTES[dtype]) if last else 1 for t in tiles))
     kinds: dict[str, Any] = {}
     for name in kernel.arg_names:
         if name in MAPS[operator] or name in OTHERS[operator] or name in PER_LEVEL_INTS or name in PER_LEVEL_FLOATS:
@@ -61,7 +63,6 @@ def compile_kernel(operator: str, arch: str, dtype: str, last: bool, channels: t
         else:
             kinds[name] = SINGLE.get(name, "fp32")
     aligned = pointers(kinds) | set(PER_LEVEL_INTS) - {"ENDS"}
-    warps = tiles[0][2]
     compiled = build(kernel, kinds, constants, arch, aligned, warps)
     return compiled, warps * lanes(arch), sum(t[0] * t[1] for t in tiles)
 

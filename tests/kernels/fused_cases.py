@@ -137,7 +137,10 @@ def check_objective(inputs: dict[str, Any], impl: str, upstream: float = 1.0, **
     loss, terms = bidirectional_loss(**inputs, impl=impl, **options)
     exact = {name: value if name == "regions" or value is None else doubles(value) for name, value in inputs.items()}
     judged = options | ({"beta": options["beta"].double()} if isinstance(options.get("beta"), Tensor) else {})
+    beta = float(judged.get("beta", 0.5))
+    larger = max(beta, 1 - beta) if judged.pop("peak", False) else 1.0
     expected, judge = bidirectional_loss_naive(**exact, **judged)
+    expected = expected / larger
     assert terms.keys() == judge.keys()
     for name, value in terms.items():
         assert not value.requires_grad and value.dim() == 0
@@ -146,7 +149,7 @@ def check_objective(inputs: dict[str, Any], impl: str, upstream: float = 1.0, **
     names = [n for n in ("student_clean", "student_corrupt", "adapter_clean", "adapter_corrupt") if inputs[n] is not None]
     found = torch.autograd.grad(loss * upstream, [x for n in names for x in inputs[n]])
     wanted = torch.autograd.grad(expected * upstream, [x for n in names for x in exact[n]])
-    assert_gradients(found, wanted, [x for n in names for x in objective_lengths(n, exact, upstream, options)],
+    assert_gradients(found, wanted, [x for n in names for x in objective_lengths(n, exact, upstream / larger, options)],
                      coarser=coarser_storage(impl, loss.device.type, upstream))
 
 

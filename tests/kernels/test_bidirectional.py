@@ -27,6 +27,11 @@ def test_options(options: dict) -> None:
     check_objective(inputs | dict(adapter_clean=None, adapter_corrupt=None), "reference", **options)
 
 
+@pytest.mark.parametrize("beta", [0.2, 0.5, 0.8, torch.tensor(0.3)], ids=str)
+def test_the_larger_direction_weighs_one(beta: float | torch.Tensor) -> None:
+    check_objective(objective_inputs(), "reference", beta=beta, peak=True)
+
+
 def test_larger_than_one_piece() -> None:
     for last in (True, False):
         check_objective(objective_inputs(((24, 64, 64), (112, 30, 30)), 4, last=last), "reference")

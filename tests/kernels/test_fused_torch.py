@@ -71,7 +71,7 @@ def schema_calls() -> list[tuple[Callable, tuple]]:
         (ops.statistics, (teacher, student, False, 1e-8, "reference")),
         (ops.statistics, (teacher, student, True, 1e-8, "reference")),
         (ops.blend, (teacher, student, positions, True, True, "reference")),
-        (ops.objective, (*features, torch.ones(2, 2), None, 0.5, two, two, two, [0.5, 0.5, 0.5, 0.5, 1, 1, 1, 1e-8],
+        (ops.objective, (*features, torch.ones(2, 2), None, 0.5, two, two, two, [0.5, 0.5, 0.5, 0.5, 1, 1, 1, 0, 1e-8],
                          True, True, True, "reference")),
     ]
 

@@ -86,7 +86,7 @@ def test_objective(dtype: torch.dtype, last: bool) -> None:
 @pytest.mark.parametrize("last", [True, False])
 def test_objective_options(last: bool) -> None:
     inputs = objective_inputs(ODD, dtypes=(torch.float32, torch.bfloat16, torch.float32), last=last, device=DEVICE)
-    check_objective(inputs, "triton", beta=torch.tensor(0.3, device=DEVICE), margin=1.1, use_con=False, bound=0.2)
+    check_objective(inputs, "triton", beta=torch.tensor(0.3, device=DEVICE), margin=1.1, use_con=False, bound=0.2, peak=True)
     check_objective(inputs, "triton", use_div=False, use_anc=False, forward_weights=(0.2, 0.7), scale_weights=[2.0, 0.5],
                     counts=torch.tensor([[9.0, 3.0], [0.0, 7.0]], device=DEVICE))
     check_objective(inputs | dict(adapter_clean=None, adapter_corrupt=None), "triton", dead="torch")

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from deepspeed.runtime.engine import DeepSpeedEngine
 from safetensors.torch import load_file
 from tiny import TINY, interrupted, one_category
 
@@ -184,6 +185,27 @@ def test_other_methods_are_the_same_to_the_bit(tiny_mvtec, tmp_path, ranks, monk
     captured = stand_in(monkeypatch)
     assert same(plain, train(one_category(tiny_mvtec, tmp_path / "through", *words), ranks))
     assert set(captured) == {INPUTS, NETWORKS}
+
+
+def test_the_engines_hooks_are_no_part_of_a_graph(tiny_mvtec, tmp_path, ranks, monkeypatch):
+    """They may wait for the device, as DeepSpeed's timer does from its third step on."""
+    captured, inside, ran = stand_in(monkeypatch), [], []
+    record, prologue = graphs.record, DeepSpeedEngine._forward_prologue
+
+    def recording(*parts):
+        inside.append(True)
+        found = record(*parts)
+        inside.clear()
+        return found
+
+    def noted(engine, *given):
+        ran.append(bool(inside))
+        return prologue(engine, *given)
+
+    monkeypatch.setattr(graphs, "record", recording)
+    monkeypatch.setattr(DeepSpeedEngine, "_forward_prologue", noted)
+    train(one_category(tiny_mvtec, tmp_path / "run", *EXACT), ranks)
+    assert NETWORKS in captured and len(ran) >= 12 and not any(ran)
 
 
 def test_counts_of_all_ranks_take_the_place_of_a_graphs_own():

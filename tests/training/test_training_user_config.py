@@ -39,6 +39,7 @@ def test_batch_and_accumulation_of_the_json_win(user, training, batch, accumulat
     done = settled(user, **training)
     assert (done.batch_size, done.accumulation) == (batch, accumulation)
     config = engines.engine_config(done, Ranks(0, 2, torch.device("cpu")), torch.float32, user)
+    assert config["timers"] == {"throughput": {"enabled": False}}  # it waits for the device at every step
     assert config["train_batch_size"] == batch == 2 * accumulation * config["train_micro_batch_size_per_gpu"]
 
 

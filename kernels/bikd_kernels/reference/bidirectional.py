@@ -19,7 +19,7 @@ TERMS = ("forward_corrupt", "forward_clean", "con_clean", "con_corrupt", "div", 
 
 
 class Options(NamedTuple):
-    """The numbers of one call; con, div and anc are 0 or 1."""
+    """The numbers of one call; con, div, anc and peak are 0 or 1."""
 
     bound: float
     margin: float
@@ -28,8 +28,17 @@ class Options(NamedTuple):
     con: float
     div: float
     anc: float
+    peak: float
     eps: float
     dead_zero: bool
+
+
+def balance(beta: Tensor | float, peak: float) -> tuple[Tensor | float, Tensor | float]:
+    """What the forward and the backward direction weigh: 1 - beta and beta, with `peak` over the larger of them."""
+    if not peak:
+        return 1 - beta, beta
+    larger = torch.maximum(beta, 1 - beta) if isinstance(beta, Tensor) else max(beta, 1 - beta)
+    return (1 - beta) / larger, beta / larger
 
 
 class Task(NamedTuple):
@@ -75,8 +84,8 @@ def level(
     exact = torch.Tensor.double if torch.float64 in {v.dtype for v in views} else torch.Tensor.float  # of wide ones: no copy
     everywhere = scale / max(1, region.numel())
     share = torch.where(counts > 0, scale / torch.where(counts > 0, counts, 1), 0)
-    ahead = (1 - beta) * fold[0]
-    back = beta * fold[1]
+    ahead, back = balance(beta, options.peak)
+    ahead, back = ahead * fold[0], back * fold[1]
     for at, where in pieces(views[2], PIECE):
         e, f, s_raw, r_raw = (exact(scratch.wide(slot, v[at])) for slot, v in enumerate(views[:4]))
         first, second, third, spare = (scratch(slot, s_raw) for slot in (6, 7, 8, 9))
