@@ -86,7 +86,7 @@ def table(found: dict[tuple[str, str], dict[str, dict[str, Row]]]) -> str:
             if gpu:
                 cells = [op, label, f"{float(ours['y50_us']):.4g}", ours["percent_of_copy"]]
                 cells.append(f"{ours['kernels']} / {rows['eager']['kernels']}" if "eager" in rows else ours["kernels"])
-            cells += [times(rows.get("eager")), f"{times(better)} ({name})"]
+            cells += [times(rows.get("eager")), f"{times(better)} ({name})" if better else "-"]
             cells += [times(rows.get("compile")), times(rows.get("compile value_and_grad")), memory]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
