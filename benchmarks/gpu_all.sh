@@ -39,8 +39,9 @@ workers="$(python -c 'import xdist, os; print("-n", min(10, os.cpu_count()))' 2>
 part gpu_tests 120 python -m pytest -q -p no:cacheprovider $workers tests/gpu tests/kernels -k "gpu or triton"
 if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck; do
-        part "sanitizer_$tool" 40 compute-sanitizer --tool "$tool" --error-exitcode 9 \
-            python -m pytest -q -p no:cacheprovider tests/kernels/test_anomaly_map_triton.py -k "ahead or highest"
+        part "sanitizer_$tool" 45 compute-sanitizer --tool "$tool" --error-exitcode 9 \
+            python -m pytest -q -p no:cacheprovider tests/kernels/test_anomaly_map_triton.py \
+            tests/kernels/test_fused_triton.py -k "ahead or highest or several_tiles or regions"
     done
 else
     echo "== compute-sanitizer: not installed, not run"
@@ -54,8 +55,8 @@ part kernels_cosine 60 bash -c 'kernels --ops cosine_discrepancy --shapes resnet
 part kernels_objective 60 bash -c 'kernels --ops bidirectional_loss --shapes resnet18 --batches 64 --dtypes bf16'
 part kernels_map 60 bash -c 'kernels --ops anomaly_map simulate --shapes resnet18 --batches 32 --dtypes bf16'
 part simulation 40 python benchmarks/simulation.py --batch 64 --out "$OUT/simulation_gpu.csv"
-# What a step adds to its networks; needs deepspeed.
-step() { part "overhead_$1" 45 python benchmarks/training_overhead.py --steps 15 --out "$OUT/training_overhead_gpu.csv" "${@:2}"; }
+# What a step adds to its networks; needs deepspeed. Most of the first one's time is the compiler's.
+step() { part "overhead_$1" 70 python benchmarks/training_overhead.py --steps 15 --out "$OUT/training_overhead_gpu.csv" "${@:2}"; }
 step default
 step resnet18 --model.teacher resnet18 --model.weights random --training.batch_size 64
 step wide_resnet50 --model.teacher wide_resnet50_2 --model.weights random --training.batch_size 64
