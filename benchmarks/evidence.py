@@ -30,12 +30,14 @@ from bikd_fast.config import RunConfig
 from bikd_fast.data import open_dataset
 
 ALONE = ["--model.head", "false", "--model.mahalanobis", "false"]
-RARE_STAINS = ["--simulation.kinds.stain", "1.5"]  # as often as before; the rows of arms that have it are older than the default
+WITH_CON = ["--objective.con", "true"]
+RARE_STAINS = ["--simulation.kinds.stain", "1.5", *WITH_CON]  # the rows of arms that have it are older than both defaults
 NO_RELIEF = ["--simulation.kinds.relief", "0", *RARE_STAINS]
 WITHOUT = ["--map.fill", "false", *NO_RELIEF]  # what the arms that are compared with `bare` lack
 ARMS: dict[str, tuple[str, list[str]]] = {  # name -> (configuration, overrides)
     "bikd": ("bikd", []),
     "f-only": ("bikd", ["--objective.beta", "0"]),
+    "with-con": ("bikd", WITH_CON),
     "rare-stains": ("bikd", RARE_STAINS),
     "f-only-rare-stains": ("bikd", ["--objective.beta", "0", *RARE_STAINS]),
     "no-relief": ("bikd", NO_RELIEF),
@@ -123,7 +125,7 @@ def given(arm: str, passed: Sequence[str]) -> list[str]:
     """The arm as options of `bikd train`."""
     config, overrides = ARMS[arm]
     without = WITHOUT if arm in evidence_page.PARTS else []
-    return ["--config", str(ROOT / f"configs/{config}.yaml"), *passed, *overrides, *without]
+    return ["--config", str(ROOT / f"configs/{config}.yaml"), *passed, *without, *overrides]
 
 
 def settings(arm: str, passed: Sequence[str]) -> RunConfig:

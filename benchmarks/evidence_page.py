@@ -26,7 +26,7 @@ RARELY_STAINED = ("f-only-rare-stains", STAND_IN, "denoising", "shared")
 DENTLESS = ("f-only-no-relief",)
 COMPARED = (  # with which arm, how the title goes on, which arms
     (BASE, "", tuple(arm for arm in WHAT if arm not in PARTS + DENTLESS + RARELY_STAINED)),
-    (RARE, ": all with simulated stains half as often", RARELY_STAINED),
+    (RARE, ": all with simulated stains half as often, and L_con where there is a backward direction", RARELY_STAINED),
     (STAND_IN, ": both without simulated dents", DENTLESS),
     (BARE, ": all without simulated dents, and no map is filled except no-relief's", (*PARTS, STAND_IN)),
 )

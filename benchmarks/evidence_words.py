@@ -1,11 +1,12 @@
 """What docs/evidence.md says beside its figures: what each arm is, what others have published, how to read it."""
 
 WHAT = {
-    "bikd": "the defaults: both directions",
+    "bikd": "the defaults: both directions, without L_con",
     "f-only": "forward direction only (beta = 0)",
-    "rare-stains": "stains simulated half as often",
+    "with-con": "and L_con",
+    "rare-stains": "and L_con; stains simulated half as often",
     "f-only-rare-stains": "the same, forward only",
-    "no-relief": "stains half as often, no dents and bumps",
+    "no-relief": "and L_con; stains half as often, no dents and bumps",
     "f-only-no-relief": "the same, forward only",
     "bare": "the same as no-relief, the map is not filled",
     "wide-margin": "L_div up to 1 - cos = 1 (margin 1)",

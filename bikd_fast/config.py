@@ -86,7 +86,7 @@ class ObjectiveConfig:
         margin: m of the hinge in L_div, in units of 1 - cos.
         forward_corrupt: weight of D(S(x~), T(x)) in L_F.
         forward_clean: weight of D(S(n(x)), T(x)) in L_F.
-        con: use L_con, the student's knowledge of the domain going back to the teacher.
+        con: use L_con, which pulls the teacher towards the student; found to cost accuracy, so it is off (docs/method.md).
         div: use L_div, disagreement on simulated anomalies.
         anc: use L_anc, the anchor to the pretrained features.
         segmentation: weight of the segmentation head's own loss; it reaches no other network.
@@ -97,7 +97,7 @@ class ObjectiveConfig:
     margin: float = 0.5
     forward_corrupt: float = 0.5
     forward_clean: float = 0.5
-    con: bool = True
+    con: bool = False
     div: bool = True
     anc: bool = True
     segmentation: float = 1.0

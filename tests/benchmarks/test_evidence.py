@@ -150,6 +150,6 @@ def test_the_page_names_what_was_not_run_and_leaves_trials_out(tmp_path, monkeyp
     page, old = (tmp_path / "page.md").read_text().split("## old")
     assert "because measured before there were any, in rd: not those of bikd." in old and "no-relief itself was not run" in old
     assert "Not run: stpm." in page
-    assert "| **bikd** | the defaults: both directions | 93.0 ± 0.7 |" in page
+    assert "| **bikd** | the defaults: both directions, without L_con | 93.0 ± 0.7 |" in page
     assert "because measured before" not in page
     assert "| rd | -9.50 |  |  | in image AUROC |" in page and "| bank | +5.00 |  |  | one seed: not judged |" in page
