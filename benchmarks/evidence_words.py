@@ -64,7 +64,8 @@ compared with `bare`, which like them lacks what came last: `no-relief` against 
 
 What was measured before 59ef089 (the lists that end the sections) had the balance of the two directions in the losses instead of
 the rates, where it did next to nothing (docs/method.md): there, in every arm with a backward direction, the teacher learned at its
-full rate and the student more slowly. `bikd` and `discrepancy` are measured with the balance as it is now.
+full rate and the student more slowly. `bikd`, `with-con` and `discrepancy` are measured with the balance as it is now. L_con is
+off by default since aa33a2f: every arm that is older than that and has a backward direction has it.
 
 A difference *exceeds the seed noise* here if its mean over seeds is larger than the standard deviation over seeds of both arms and
 has the same sign for every seed; with one seed nothing can be said. That is a low bar and no significance test."""
