@@ -32,12 +32,14 @@ COLUMNS = [
 OPERATORS = {"cosine_discrepancy": "pair", "bidirectional_loss": "objective"}  # names in the tile table
 BATCHES = {"cosine_discrepancy": 256, "bidirectional_loss": 64}
 Tile = tuple[int, int, int]
+COMMITTED = tiles.tile  # before `choose` puts a candidate in its place
 Rule = Callable[[int], Tile]  # channels (a power of two) -> BLOCK_C, BLOCK_P, warps
 
 
 def candidates(operator: str, last: bool, itemsize: int) -> dict[str, Rule]:
     """Ways to choose tiles, by name; the first is the committed one."""
-    found: dict[str, Rule] = {"rule": lambda c: tiles.rule(operator, last, itemsize, c)}
+    here = tiles.device_key(torch.empty(0, device="cuda"))
+    found: dict[str, Rule] = {"rule": lambda c: COMMITTED(operator, last, itemsize, c, here)}
     if last:
         for elements, warps in itertools.product((512, 1024, 2048, 4096, 8192), (1, 2, 4, 8)):
             if 4 <= elements // (32 * warps) <= (32 if operator == "pair" else 16):
