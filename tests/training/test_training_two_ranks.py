@@ -81,7 +81,7 @@ def test_checkpoints_of_every_stage_hold_the_same_moments(runs, stage):
     ours, single = load_file(folder / f"zero{stage}" / name), load_file(folder / "single" / name)
     moments = [k for k in single if "/exp_avg/" in k]
     assert len(moments) > 20 and ours.keys() == single.keys()
-    assert all(torch.allclose(ours[k], single[k], rtol=1e-3, atol=1e-5) for k in moments)
+    assert all(torch.allclose(ours[k], single[k], rtol=1e-3, atol=1e-6) for k in moments)
     assert all(ours[k] == single[k] for k in single if "/step/" in k)
 
 
