@@ -130,6 +130,8 @@ class Objective(Function):
     @staticmethod
     def backward(ctx, upstream, _):
         levels, adapt, _, _, fold_student, fold_adapter, _, _, grad_student, grad_adapter, impl = ctx.settings
+        if upstream is None:  # what was made of the loss gave it no gradient
+            return (None,) * (3 + (7 if adapt else 5) * levels)
         folds = (fold_student * 2 if grad_student else ()) + (fold_adapter * 2 if grad_adapter else ())
         grads = scaled(take_gradients(ctx), upstream, folds, impl == "triton")
         none = (None,) * (2 * levels)

@@ -89,7 +89,7 @@ def plan(operator: str, shapes: tuple[tuple[int, ...], ...], channels_last: tupl
     """Tiles and program ranges for levels of these (B, C, H, W) shapes; the warps are those of the level that wants most."""
     tiles = [tile(operator, last, size, shape[1], device)
              for shape, last, size in zip(shapes, channels_last, itemsizes)]
-    warps = max(t[2] for t in tiles)
+    warps, lanes = max(t[2] for t in tiles), 64 if torch.version.hip else 32
     count = [-(-b * h * w // p) if last else b * -(-h * w // p)
              for (b, _, h, w), last, (_, p, _) in zip(shapes, channels_last, tiles)]
     each = [tiles_each(n) if last and operator == "objective" else 1 for n, last in zip(count, channels_last)]
@@ -97,19 +97,19 @@ def plan(operator: str, shapes: tuple[tuple[int, ...], ...], channels_last: tupl
         hw=tuple(s[2] * s[3] for s in shapes), rows=tuple(s[0] * s[2] * s[3] for s in shapes),
         channels=tuple(s[1] for s in shapes), ends=tuple(itertools.accumulate(n // k for n, k in zip(count, each))),
         block_c=tuple(t[0] for t in tiles), block_p=tuple(t[1] for t in tiles), tiles=tuple(each),
-        parts=tuple(parts_of(t, warps, size) if last else 1 for t, size, last in zip(tiles, itemsizes, channels_last)),
+        parts=tuple(parts_of(t, warps, size, lanes) if last else 1 for t, size, last in zip(tiles, itemsizes, channels_last)),
         channels_last=channels_last,
         even=tuple((s[0] * s[2] * s[3] if last else s[2] * s[3]) % t[1] == 0 for s, t, last in zip(shapes, tiles, channels_last)),
         warps=warps,
     )
 
 
-def parts_of(tile: tuple[int, int, int], warps: int, itemsize: int) -> int:
+def parts_of(tile: tuple[int, int, int], warps: int, itemsize: int, lanes: int) -> int:
     """Runs of channels that a thread has of a resident channels_last tile, 16 bytes each: several runs of one position rather than
-    one of several, whose sums and weights it would all have to work out."""
+    one of several, whose sums and weights it would all have to work out. lanes: threads of a warp."""
     block_c, block_p, _ = tile
     run = 16 // itemsize
-    return 2 if min(block_c * block_p // (32 * warps), block_c) >= 2 * run else 1
+    return 2 if min(block_c * block_p // (lanes * warps), block_c) >= 2 * run else 1
 
 
 def tiles_each(total: int) -> int:

@@ -53,7 +53,7 @@ def compile_kernel(operator: str, arch: str, dtype: str, last: bool, channels: t
         NHWC=(last,) * levels, EVEN_P=(True,) * levels)
     if operator == "objective":
         constants |= dict(PTX=arch.startswith("sm_"), TILES=(4 if last else 1,) * levels,
-                          PARTS=tuple(parts_of(t, warps, BYTES[dtype]) if last else 1 for t in tiles))
+                          PARTS=tuple(parts_of(t, warps, BYTES[dtype], lanes(arch)) if last else 1 for t in tiles))
     kinds: dict[str, Any] = {}
     for name in kernel.arg_names:
         if name in MAPS[operator] or name in OTHERS[operator] or name in PER_LEVEL_INTS or name in PER_LEVEL_FLOATS:

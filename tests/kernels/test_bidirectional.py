@@ -110,6 +110,22 @@ def test_backward_happens_once_and_terms_are_detached() -> None:
     assert torch.equal(again, loss) and not again.requires_grad
 
 
+def test_a_loss_that_nobody_asks_a_gradient_of_gives_none() -> None:
+    class Ignored(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, upstream):
+            return None
+
+    for change in ({}, dict(adapter_clean=None, adapter_corrupt=None)):
+        inputs = objective_inputs() | change
+        Ignored.apply(bidirectional_loss(**inputs)[0]).backward()
+        assert all(x.grad is None for x in inputs["student_clean"] + inputs["student_corrupt"])
+
+
 def test_data_parallel_counts_add_up() -> None:
     """Two ranks with global counts / 2 average to the loss of the whole batch."""
     whole = objective_inputs(batch=4)

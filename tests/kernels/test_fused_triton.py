@@ -12,6 +12,7 @@ pytestmark = NEEDS_TRITON
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 ODD = ((20, 7, 7), (5, 3, 3))
 EVEN = ((64, 8, 8), (128, 8, 4))
+committed = tiles.table()
 LOOPED = ((160, 4, 4), (300, 3, 3))  # NCHW: more channels than a tile keeps
 
 
@@ -95,14 +96,39 @@ def test_objective_options(last: bool) -> None:
     check_objective(objective_inputs(LOOPED, last=last, device=DEVICE), "triton")
 
 
-@pytest.mark.parametrize("each", [1, 2, 8])
-def test_objective_with_several_tiles_a_program(each: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def fresh_plans():
+    """Nothing that another test has had planned, and nothing of this one's left."""
+    for cached in (tiles.plan, tiles.tile):
+        cached.cache_clear()
+    yield
+    for cached in (tiles.plan, tiles.tile):
+        cached.cache_clear()
+
+
+@pytest.mark.parametrize("each", [2, 8])
+def test_objective_with_several_tiles_a_program(each: int, monkeypatch: pytest.MonkeyPatch, fresh_plans) -> None:
     monkeypatch.setattr(tiles, "tiles_each", lambda total: each if total % each == 0 else 1)
-    tiles.plan.cache_clear()
-    try:
-        check_objective(objective_inputs(((64, 8, 8), (128, 8, 8)), 4, device=DEVICE), "triton")
-    finally:
-        tiles.plan.cache_clear()
+    check_objective(objective_inputs(((64, 4, 8), (128, 4, 4)), 4, device=DEVICE), "triton")
+    check_objective(objective_inputs(((61, 7, 9), (120, 5, 6)), 2, device=DEVICE), "triton")  # the last tile is not full
+
+
+@pytest.mark.parametrize("dtypes", [(torch.bfloat16,) * 3, (torch.float16,) * 3, (torch.float32, torch.bfloat16, torch.float16)],
+                         ids=str)
+def test_objective_with_the_tiles_of_an_h200(dtypes, monkeypatch: pytest.MonkeyPatch, fresh_plans) -> None:
+    """They alone give a thread two runs of channels of a 16-bit type, and the interpreter's own are "any"'s."""
+    monkeypatch.setattr(tiles, "table", lambda: {"any": committed["any"] | committed["sm_90"]})
+    shapes = ((64, 4, 4), (61, 3, 3), (33, 2, 3))
+    check_objective(objective_inputs(shapes, dtypes=dtypes, device=DEVICE), "triton")
+    if 4 not in {d.itemsize for d in dtypes}:
+        plan = tiles.plan("objective", tuple((2, *s) for s in shapes), (True,) * 3, (2,) * 3, "any")
+        assert 2 in plan.parts
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.3, 0.8, torch.tensor(0.8)], ids=str)
+def test_the_larger_direction_weighs_one(beta: float | torch.Tensor) -> None:
+    inputs = objective_inputs(((20, 4, 4),), device=DEVICE)
+    check_objective(inputs, "triton", upstream=0.5, beta=beta.to(DEVICE) if torch.is_tensor(beta) else beta, peak=True)
 
 
 def test_programs_take_several_tiles_where_there_are_many() -> None:
@@ -112,7 +138,7 @@ def test_programs_take_several_tiles_where_there_are_many() -> None:
 def test_regions_are_counted_on_the_device() -> None:
     draw = torch.Generator().manual_seed(0)
     regions = [torch.randint(0, 3, shape, generator=draw, dtype=torch.uint8).to(DEVICE)
-               for shape in ((3, 150, 150), (2, 7, 5), (1, 1, 1))]
+               for shape in ((3, 150, 150), (2, 7, 5), (1, 1, 1), (2, 370, 370))]  # the last: more than all programs take at once
     counts = region_counts(regions, impl="triton")
     assert counts.dtype == torch.int64 and torch.equal(counts, region_counts(regions, impl="reference"))
     assert torch.equal(region_counts([r.transpose(1, 2) for r in regions], impl="triton"), counts)
