@@ -50,22 +50,23 @@ above. The embedded set holds no woven category; the third set does (wicker; by 
 HEADER = """# Evidence: what each part is worth
 
 Written by `python benchmarks/evidence.py --page` from [benchmarks/results/evidence.csv](../benchmarks/results/evidence.csv);
-nobody typed a figure of ours. An arm is a configuration of configs/ with overrides (benchmarks/evidence.py lists them), all under
-the same teacher, the same pictures and the same protocol: the last step counts, thresholds and weights come from held-out good
-pictures, the test pictures choose nothing within a run. Between runs it was otherwise: the defaults of `bikd` were developed while
-looking at the embedded set's results, those of the baselines were not, beyond trials that they learn at all. The section
-`mvtec:surfaces` is of a second set, other surfaces with other kinds of defects (benchmarks/surfaces.py, on ten textures of two
-free games), on which the Mahalanobis distance and the filling of the map were chosen and whose dents prompted simulated ones.
-Ground that nobody has tuned on is nearer to it than to the embedded set. Simulated dents and how often stains are simulated were
-judged, and nothing else was chosen, on a third set (benchmarks/grounds.txt): new grounds, but the same kinds of defects as on the
-second. Its figures were measured by hand and stand in docs/method.md, not here. The baselines' maps are not filled. Parts are
-compared with `bare`, which like them lacks what came last: `no-relief` against it says what filling is worth, and against
-`rare-stains` what simulated dents are. Figures are per cent, mean ± standard deviation over seeds.
+nobody typed a figure of ours. An arm is a configuration of configs/ with overrides (benchmarks/evidence.py lists them), all
+under the same teacher, the same pictures and the same protocol: the last step counts, thresholds and weights come from held-out
+good pictures, the test pictures choose nothing within a run. Between runs it was otherwise: the defaults of `bikd` were
+developed while looking at the embedded set's results, those of the baselines were not, beyond trials that they learn at all.
+The section `mvtec:surfaces` is of a second set, other surfaces with other kinds of defects (benchmarks/surfaces.py, on ten
+textures of two free games), on which the Mahalanobis distance and the filling of the map were chosen and whose dents prompted
+simulated ones. Ground that nobody has tuned on is nearer to it than to the embedded set. Simulated dents, how often stains are
+simulated and leaving L_con out were judged on a third set (benchmarks/grounds.txt): new grounds, but the same kinds of defects
+as on the second. Its figures were measured by hand and stand in docs/method.md, not here. The baselines' maps are not filled.
+Parts are compared with `bare`, which like them lacks what came last: `no-relief` against it says what filling is worth, and
+against `rare-stains` what simulated dents are. Figures are per cent, mean ± standard deviation over seeds.
 
-What was measured before 59ef089 (the lists that end the sections) had the balance of the two directions in the losses instead of
-the rates, where it did next to nothing (docs/method.md): there, in every arm with a backward direction, the teacher learned at its
-full rate and the student more slowly. `bikd`, `with-con` and `discrepancy` are measured with the balance as it is now. L_con is
-off by default since aa33a2f: every arm that is older than that and has a backward direction has it.
+What was measured before 59ef089 (the lists that end the sections) had the balance of the two directions in the losses instead
+of the rates, where it did next to nothing (docs/method.md): there, in every arm with a backward direction, the teacher learned
+at its full rate and the student more slowly. `bikd`, `with-con` and, on the embedded set, `discrepancy` are measured with the
+balance as it is now. L_con is off by default since aa33a2f: every arm but `no-con` that is older than that and has a backward
+direction has it.
 
 A difference *exceeds the seed noise* here if its mean over seeds is larger than the standard deviation over seeds of both arms and
 has the same sign for every seed; with one seed nothing can be said. That is a low bar and no significance test."""

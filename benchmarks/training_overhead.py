@@ -2,13 +2,13 @@
 
     python benchmarks/training_overhead.py [--steps 30] [--out FILE] [any option of `bikd train`]
 
-Bare = frozen features of the corrupted batch, adapter and student forward, the eager objective's backward through them: what
-any implementation of the method has to compute. Whole = the trainer's own step: sampling, simulation, the objective's
-operators, DeepSpeed engine, optimizer, logging. Both alternate in one process and medians are compared, for each kind of step
-of the schedule (the ramp costs what both directions cost) and, weighted by how many of each a run has, for the run. On a GPU
-each is waited for, and the simulation by itself is timed beside them. Rows are appended to
-benchmarks/results/training_overhead.csv (absolute times only from a GPU); nothing is written unless the trainer's step and the
-bare passes, started from the same weights on the same batch, give the same loss.
+Bare = frozen features of the corrupted batch, adapter and student forward, the trainer's own objective, backward: what any
+implementation of the method has to compute, so what the objective itself takes does not show here (benchmarks/kernels.py has
+it). Whole = the trainer's own step: sampling, simulation, the objective's operators, DeepSpeed engine, optimizer, logging. Both
+alternate in one process and medians are compared, for each kind of step of the schedule (the ramp costs what both directions
+cost) and, weighted by how many of each a run has, for the run. On a GPU each is waited for, and the simulation by itself is
+timed beside them. Rows are appended to benchmarks/results/training_overhead.csv (absolute times only from a GPU); nothing is
+written unless the trainer's step and the bare passes, started from the same weights on the same batch, give the same loss.
 """
 
 from __future__ import annotations

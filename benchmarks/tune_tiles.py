@@ -1,10 +1,12 @@
-"""Tile shapes of the fused kernels, measured on the GPU at hand: which candidate is fastest, and how much the rule gives away.
+"""Tile shapes of the fused kernels, measured on the GPU at hand: which candidate is fastest, and how much the committed ones give
+away.
 
     python benchmarks/tune_tiles.py [--dtypes bf16 fp32] [--shapes resnet18 wide_resnet50] [--out tiles.csv] [--workers 12]
 
 Opt-in: nothing tunes itself at run time, because the tile shape changes the last bits of a loss. Every candidate is one way to
-choose tiles for all levels at once, as they are launched together. A row says what it took against a copy of the same bytes in the
-same process; candidates whose loss differs from the rule's by more than 1e-6 are refused. Compilation runs ahead, in processes of
+choose tiles for all levels at once, as they are launched together; the one named `rule` is the committed one (tiles.json before
+tiles.rule; in rows before c7be5bf always the latter). A row says what it took against a copy of the same bytes in the same
+process; candidates whose loss differs from that one's by more than 1e-6 are refused. Compilation runs ahead, in processes of
 its own.
 """
 
@@ -132,7 +134,7 @@ def main() -> None:
         append(options.out, rows, COLUMNS)
         for row in rows[:3] + [row for row in rows[3:] if row["candidate"] == "rule"]:
             print(f"{row['op']} {row['shape']} {row['dtype']} {row['layout']}  {row['candidate']:<56} {row['y50_us']:>8} us"
-                  f"  {row['percent_of_copy']:>5} % of copy  {row['times_rule']} of the rule's time", flush=True)
+                  f"  {row['percent_of_copy']:>5} % of copy  {row['times_rule']} of the committed tiles' time", flush=True)
 
 
 if __name__ == "__main__":

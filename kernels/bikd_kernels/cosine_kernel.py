@@ -43,7 +43,7 @@ def pull(weight, c, rt, rs, alive, DEAD_ZERO: tl.constexpr):
 
 @triton.jit
 def place(pid, HW, ROWS, BLOCK_P: tl.constexpr, C: tl.constexpr, NHWC: tl.constexpr):
-    """(base, first, limit, stride): where tile pid starts in memory and among the positions, and its position stride.
+    """(base, first, limit): where tile pid starts in memory and among the positions, and how many positions follow.
 
     int64 for the start of an image or of a block of rows; everything inside fits in int32.
     """

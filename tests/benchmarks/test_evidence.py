@@ -12,7 +12,7 @@ import evidence
 import evidence_page
 import runs
 
-from bikd_fast.config import check
+from bikd_fast.config import check, to_dict
 
 JOB = runs.Job(12.5, 900, 0.4)
 
@@ -113,17 +113,36 @@ def test_what_exceeds_the_seed_noise(ours, base, beyond):
     assert evidence_page.exceeds([a - b for a, b in zip(ours, base)], ours, base) == beyond
 
 
+def differences(arm, against):
+    """Names of the settings in which two arms differ."""
+    ours, theirs = (flat(to_dict(evidence.settings(name, []))) for name in (arm, against))
+    return {key for key in ours if ours[key] != theirs[key]}
+
+
+def flat(tree, prefix=""):
+    """{"a.b": value} of nested dictionaries."""
+    found = {}
+    for key, value in tree.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
 def test_every_arm_is_compared_once_and_with_what_it_differs_from_in_one_thing():
     run = list(evidence.ARMS)
     found = {against: (title, arms) for title, against, arms in evidence_page.comparisons(run)}
-    assert list(found) == ["bikd", "rare-stains", "no-relief", "bare"] and found["bikd"][0] == "bikd"
-    assert "f-only" in found["bikd"][1] and "rare-stains" in found["bikd"][1] and "bikd" not in found["bikd"][1]
+    assert list(found) == ["bikd", "with-con", "rare-stains", "no-relief", "bare"] and found["bikd"][0] == "bikd"
+    assert "f-only" in found["bikd"][1] and "bikd" not in found["bikd"][1] and found["with-con"][1] == ["rare-stains"]
     assert "no-relief" in found["rare-stains"][1] and "f-only-rare-stains" in found["rare-stains"][1]
     assert found["no-relief"][1] == ["f-only-no-relief"]
     assert sorted(found["bare"][1]) == sorted({*evidence_page.PARTS, "no-relief"} - {"bare"})
     everything = [arm for _, arms in found.values() for arm in arms]
     assert set(everything) == set(run) - {"bikd", "bare"}
     assert sorted(everything) == sorted([*set(everything), "no-relief"])  # it says what two things are worth
+    for against, (_, arms) in found.items():
+        for arm in arms:
+            if evidence.ARMS[arm][0] == "bikd" and arm not in ("discrepancy", "f-only-discrepancy"):  # these lack two parts at once
+                assert len(differences(arm, against)) == 1, (arm, against, differences(arm, against))
+    assert differences("f-only-discrepancy", "bare") == differences("discrepancy", "bare") | {"objective.beta"}
 
 
 def test_without_the_base_arms_are_compared_with_its_stand_in_and_the_title_says_so():
