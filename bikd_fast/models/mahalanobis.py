@@ -60,7 +60,7 @@ class Mahalanobis(nn.Module):
             self.register_buffer(f"expected_{k}", torch.ones(size))
 
     def forward(self, teacher: Levels) -> torch.Tensor:
-        """[(B, C_k, H_k, W_k)] -> (B, H_1, W_1) float32, weighed and summed over the levels; on good pictures about the sum of weights."""
+        """[(B, C_k, H_k, W_k)] -> (B, H_1, W_1) float32, weighed sum of the levels; on good pictures about the sum of weights."""
         total: torch.Tensor | None = None
         for k, level in enumerate(teacher):
             x = (self._distance(k, level) * (self.weights[k] / self.get_buffer(f"expected_{k}"))).unsqueeze(1)
