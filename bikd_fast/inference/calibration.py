@@ -17,7 +17,7 @@ from bikd_fast.simulation.foreground import evenly
 Levels = list[torch.Tensor]
 MEASURED = 256  # pictures at most that the Mahalanobis distance is fitted to, and that the map is weighed by
 HELD = 2**28  # bytes of their features that are held instead of being computed a second time
-SHARES = (1.0, 1.0, 3.0)  # of discrepancy, logits and distance in the map, relative to each other
+SHARES = (1.0, 1.0, 1.5)  # of discrepancy, logits and distance in the map, relative to each other
 
 
 def levels_of(detector: Detector, pictures: torch.Tensor) -> Iterator[tuple[Levels, Levels]]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bikd_fast.inference.prediction import Prediction
 
 FILE_NAME = "detector.safetensors"
-FORMAT = 5
+FORMAT = 4
 
 
 class DetectorError(UserError):

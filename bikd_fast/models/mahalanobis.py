@@ -34,9 +34,7 @@ class Mahalanobis(nn.Module):
 
     The distance of a level is min over centres of sqrt((x - centre)^T covariance^-1 (x - centre) / C), divided by its own mean at
     that position over good pictures: at the picture's border a network sees padding, which is rare and therefore far from
-    everything, in good pictures too. Of levels of several strides the finest and those half as fine are averaged over 5 x 5
-    positions, and coarser ones, whose positions are large as they are, over none and count half (docs/method.md has what was
-    tried); levels of one stride are averaged over 3 x 3.
+    everything, in good pictures too. Levels are averaged over 3 x 3 positions, the finest of several strides over 5 x 5.
 
     Args:
         channels: of the levels, finest first.
@@ -50,9 +48,8 @@ class Mahalanobis(nn.Module):
     def __init__(self, channels: Sequence[int], sizes: Sequence[tuple[int, int]]) -> None:
         super().__init__()
         self.count = len(channels)
-        fine = [2 * size[0] >= max(sizes)[0] for size in sizes]
-        self.windows = tuple((5 if f else 1) if len(set(sizes)) > 1 else 3 for f in fine)
-        self.weights = tuple(1.0 if f else 0.5 for f in fine)
+        several = len(set(sizes)) > 1
+        self.windows = tuple(5 if several and size == max(sizes) else 3 for size in sizes)
         for k, (c, size) in enumerate(zip(channels, sizes)):
             self.register_buffer(f"mean_{k}", torch.zeros(c))
             self.register_buffer(f"whitening_{k}", torch.eye(c))
@@ -60,10 +57,10 @@ class Mahalanobis(nn.Module):
             self.register_buffer(f"expected_{k}", torch.ones(size))
 
     def forward(self, teacher: Levels) -> torch.Tensor:
-        """[(B, C_k, H_k, W_k)] -> (B, H_1, W_1) float32, weighed sum of the levels; on good pictures about the sum of weights."""
+        """[(B, C_k, H_k, W_k)] -> (B, H_1, W_1) float32, summed over the levels; about their number on good pictures."""
         total: torch.Tensor | None = None
         for k, level in enumerate(teacher):
-            x = (self._distance(k, level) * (self.weights[k] / self.get_buffer(f"expected_{k}"))).unsqueeze(1)
+            x = (self._distance(k, level) / self.get_buffer(f"expected_{k}")).unsqueeze(1)
             if total is not None and x.shape[-2:] != total.shape[-2:]:
                 x = F.interpolate(x, size=total.shape[-2:], mode="bilinear", align_corners=False)
             total = x if total is None else total + x
@@ -150,7 +147,7 @@ def _kmeans(rows: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
 
 
 def _averaged(level: torch.Tensor, window: int) -> torch.Tensor:
-    return F.avg_pool2d(level.float(), window, 1, window // 2) if window > 1 else level.float()
+    return F.avg_pool2d(level.float(), window, 1, window // 2)
 
 
 def whitening(covariance: torch.Tensor, count: float) -> torch.Tensor:

@@ -103,29 +103,6 @@ def test_good_pictures_are_at_the_number_of_levels(fitted):
     assert distance.mean() == pytest.approx(2, rel=0.1)
 
 
-@pytest.mark.parametrize(
-    ("sides", "windows", "weights"),
-    [
-        ((64, 32, 16), (5, 5, 1), (1.0, 1.0, 0.5)),
-        ((64, 16), (5, 1), (1.0, 0.5)),
-        ((32, 32), (3, 3), (1.0, 1.0)),
-        ((32,), (3,), (1.0,)),
-    ],
-)
-def test_what_levels_are_averaged_over_and_how_they_count(sides, windows, weights):
-    module = Mahalanobis([2] * len(sides), [(side, side) for side in sides])
-    assert module.windows == windows and module.weights == weights
-    levels = [torch.randn(20, 2, side, side, generator=torch.Generator().manual_seed(side)) for side in sides]
-    module.fit(lambda: [levels], 20)
-    assert module([level[:5] for level in levels]).mean().item() == pytest.approx(sum(weights), rel=0.15)
-    odd = [level[:1].clone() for level in levels]
-    odd[-1][:] += 100  # far in the coarsest level alone
-    last = len(sides) - 1
-    alone = (module._distance(last, odd[-1]) / module.get_buffer(f"expected_{last}")).mean().item()
-    farther = (module(odd) - module([level[:1] for level in levels])).mean().item()
-    assert farther == pytest.approx(weights[-1] * alone, rel=0.1)
-
-
 def test_a_small_change_against_the_scatter_is_far_and_a_large_one_along_it_is_not(fitted):
     along, against = smooth_levels(1, 3), smooth_levels(1, 3)
     along[0][:, :, 4:9, 4:9] += torch.tensor([0.6, 0.6]).view(2, 1, 1)
