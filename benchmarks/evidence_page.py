@@ -21,13 +21,12 @@ KIND = "auroc:"
 ARCHITECTURES = {"x86_64", "aarch64", "arm64"}  # what older rows have for a processor
 Row = dict[str, str]
 
-WITH_CON = "with-con"
 RARE = "rare-stains"
 RARELY_STAINED = ("f-only-rare-stains", STAND_IN, "denoising", "shared")
 DENTLESS = ("f-only-no-relief",)
 COMPARED = (  # with which arm, how the title goes on, which arms
     (BASE, "", tuple(arm for arm in WHAT if arm not in (*PARTS, *DENTLESS, *RARELY_STAINED, RARE))),
-    (WITH_CON, ": both with L_con; rare-stains has the balance of before 59ef089", (RARE,)),
+    ("with-con", ": both with L_con; rare-stains has the balance of before 59ef089", (RARE,)),
     (RARE, ": all with simulated stains half as often, and L_con where there is a backward direction", RARELY_STAINED),
     (STAND_IN, ": both without simulated dents", DENTLESS),
     (BARE, ": all without simulated dents, with L_con except no-con, and no map is filled except no-relief's", (*PARTS, STAND_IN)),
@@ -86,7 +85,7 @@ def comparisons(run: Sequence[str]) -> list[tuple[str, str, list[str]]]:
         if against == BASE and BASE not in run:
             against, what = STAND_IN, f", because {BASE} was not run here"
         compared = [arm for arm in run if arm in those and arm != against]
-        if compared and (against in run or against not in (RARE, WITH_CON)):
+        if compared and (against in run or against != RARE):
             found.append((against + what, against, compared))
     return found
 

@@ -13,6 +13,7 @@ import evidence_page
 import runs
 
 from bikd_fast.config import check, to_dict
+from bikd_fast.report.contents import flat
 
 JOB = runs.Job(12.5, 900, 0.4)
 
@@ -115,16 +116,8 @@ def test_what_exceeds_the_seed_noise(ours, base, beyond):
 
 def differences(arm, against):
     """Names of the settings in which two arms differ."""
-    ours, theirs = (flat(to_dict(evidence.settings(name, []))) for name in (arm, against))
-    return {key for key in ours if ours[key] != theirs[key]}
-
-
-def flat(tree, prefix=""):
-    """{"a.b": value} of nested dictionaries."""
-    found = {}
-    for key, value in tree.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
+    ours, theirs = (set(flat(to_dict(evidence.settings(name, [])))) for name in (arm, against))
+    return {key for key, _ in ours - theirs}
 
 
 def test_every_arm_is_compared_once_and_with_what_it_differs_from_in_one_thing():
