@@ -37,6 +37,8 @@ WITHOUT = ["--map.fill", "false", *NO_RELIEF]  # what the arms that are compared
 ARMS: dict[str, tuple[str, list[str]]] = {  # name -> (configuration, overrides)
     "bikd": ("bikd", []),
     "f-only": ("bikd", ["--objective.beta", "0"]),
+    "half-steps": ("bikd", []),
+    "f-only-half-steps": ("bikd", ["--objective.beta", "0"]),
     "with-con": ("bikd", WITH_CON),
     "rare-stains": ("bikd", RARE_STAINS),
     "f-only-rare-stains": ("bikd", ["--objective.beta", "0", *RARE_STAINS]),
@@ -59,6 +61,8 @@ ARMS: dict[str, tuple[str, list[str]]] = {  # name -> (configuration, overrides)
     "channel-weights": ("bikd", ["--map.calibrate_channels", "true"]),
     "stpm": ("stpm", []),
     "rd": ("rd", []),
+    "stpm-half-steps": ("stpm", []),
+    "rd-half-steps": ("rd", []),
     "denoising": ("denoising", RARE_STAINS),
     "relation": ("relation", []),
     "dual": ("dual", []),
@@ -125,7 +129,10 @@ def given(arm: str, passed: Sequence[str]) -> list[str]:
     """The arm as options of `bikd train`."""
     config, overrides = ARMS[arm]
     without = WITHOUT if arm in evidence_page.PARTS else []
-    return ["--config", str(ROOT / f"configs/{config}.yaml"), *passed, *without, *overrides]
+    words = ["--config", str(ROOT / f"configs/{config}.yaml"), *passed]
+    if arm not in evidence_page.ALL_STEPS:
+        words += ["--training.steps", str(parse_run(run_parser("evidence", ""), words).training.steps // 2)]
+    return [*words, *without, *overrides]
 
 
 def settings(arm: str, passed: Sequence[str]) -> RunConfig:

@@ -21,11 +21,14 @@ KIND = "auroc:"
 ARCHITECTURES = {"x86_64", "aarch64", "arm64"}  # what older rows have for a processor
 Row = dict[str, str]
 
+ALL_STEPS = (BASE, "f-only", "stpm", "rd", "bank")  # every other arm has half of them, as older rows do
+HALF = "half-steps"
 RARE = "rare-stains"
 RARELY_STAINED = ("f-only-rare-stains", STAND_IN, "denoising", "shared")
 DENTLESS = ("f-only-no-relief",)
 COMPARED = (  # with which arm, how the title goes on, which arms
-    (BASE, "", tuple(arm for arm in WHAT if arm not in (*PARTS, *DENTLESS, *RARELY_STAINED, RARE))),
+    (BASE, "", (*ALL_STEPS, HALF)),
+    (HALF, ": all with half the steps", tuple(a for a in WHAT if a not in (*ALL_STEPS, *PARTS, *DENTLESS, *RARELY_STAINED, RARE))),
     ("with-con", ": both with L_con; rare-stains has the balance of before 59ef089", (RARE,)),
     (RARE, ": all with simulated stains half as often, and L_con where there is a backward direction", RARELY_STAINED),
     (STAND_IN, ": both without simulated dents", DENTLESS),

@@ -80,7 +80,7 @@ def known() -> set[tuple[str, ...]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=1240, help="seen by each training; 1,240 are the default 310 steps of 4")
+    parser.add_argument("--pictures", type=int, default=1240, help="seen by each training; 1,240 are half the default steps, of 4")
     parser.add_argument("--batches", type=int, nargs="+", default=[4, 8, 16, 32, 64])
     parser.add_argument("--categories", nargs="+", default=["grass", "nut"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])

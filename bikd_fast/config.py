@@ -133,7 +133,7 @@ class TrainingConfig:
         silence: seconds without a sign of life from a rank after which the run stops.
     """
 
-    steps: int = 310
+    steps: int = 620
     batch_size: int = 4
     accumulation: int = 1
     lr_student: float = 1e-3
