@@ -79,8 +79,8 @@ def rows_of(run: Path, job: Job) -> list[dict[str, Any]]:
         mean[key] = statistics.fmean(values) if values else None
     spent = [row.get("train_seconds") for row in rows]
     one = len({json.dumps(found.get("training")) for found in metrics["categories"].values()}) == 1
-    if all(_is_number(s) for s in spent):
-        mean["train_seconds"] = spent[0] if one else sum(spent)  # one detector for all categories was trained once
+    known = all(_is_number(s) for s in spent)  # a category that was killed and went on does not say how long it took
+    mean["train_seconds"] = (spent[0] if one else sum(spent)) if known else None  # one detector for all was trained once
     mean["train_peak_mb"] = max((row["train_peak_mb"] for row in rows if _is_number(row.get("train_peak_mb"))), default=None)
     return [row | about for row in [*rows, mean]]
 

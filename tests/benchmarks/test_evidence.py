@@ -44,6 +44,15 @@ def test_rows_are_a_category_each_and_their_mean(tmp_path):
     assert rows[0]["held_out:drift"] == 0.25 and rows[0]["test:defect"] == 0.5 and rows[0]["seconds"] == 12.5
 
 
+def test_what_the_trainings_took_together_is_not_known_where_one_was_interrupted(tmp_path):
+    run = run_folder(tmp_path / "run")
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["categories"]["tiles"]["training"]["seconds"] = None
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    rows = runs.rows_of(run, JOB)
+    assert [row["train_seconds"] for row in rows] == [10.0, None, None] and rows[2]["train_peak_mb"] == 801
+
+
 def test_a_row_names_the_processor_of_a_cpu_run_and_the_gpu_as_it_is(monkeypatch):
     monkeypatch.setattr(runs, "device_name", {"cpu": "some processor"}.__getitem__)
     versions = dict.fromkeys(("torch", "triton", "timm", "deepspeed"), "1")
