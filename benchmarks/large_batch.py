@@ -1,6 +1,6 @@
 """How far the batch can grow before a detector gets worse: so many pictures seen, in batches of 4 to 64, rates scaled or not.
 
-    python benchmarks/large_batch.py [--pictures 1200] [--batches 4 8 16 32 64] [--categories grass nut] [--seeds 0]
+    python benchmarks/large_batch.py [--pictures 1240] [--batches 4 8 16 32 64] [--categories grass nut] [--seeds 0]
                                      [any option of `bikd train`]
 
 Each cell trains `pictures / batch` steps: AdamW with training.scale_rates none, sqrt and linear, and LAMB (its rate in the
