@@ -27,7 +27,6 @@ from runs import ROOT, append, launch, read, rows_of
 
 from bikd_fast.arguments import parse_run, run_parser
 from bikd_fast.config import RunConfig
-from bikd_fast.data import open_dataset
 
 ALONE = ["--model.head", "false", "--model.mahalanobis", "false"]
 WITH_CON = ["--objective.con", "true"]
@@ -102,7 +101,7 @@ def run_all(options: argparse.Namespace, passed: list[str]) -> None:
     def one(task: tuple[str, int]) -> None:
         arm, seed = task
         run = options.folder / f"{arm}-seed{seed}-{zlib.crc32(repr(described).encode()):08x}"
-        job = launch([*words(arm, passed), "--seed", str(seed), "--output", str(run)], options.jobs)
+        job = launch([*given(arm, passed), "--seed", str(seed), "--output", str(run)], options.jobs)
         rows = [dict(zip(KEY, (*described, arm, seed))) | row for row in rows_of(run, job)]
         with lock:
             append(options.output, rows)
@@ -138,17 +137,6 @@ def given(arm: str, passed: Sequence[str]) -> list[str]:
 def settings(arm: str, passed: Sequence[str]) -> RunConfig:
     """What a run of this arm would be."""
     return parse_run(run_parser("evidence", ""), given(arm, passed))
-
-
-def words(arm: str, passed: Sequence[str]) -> list[str]:
-    """The options that an arm is run with: one detector for all categories has the steps of one for each, together."""
-    run = settings(arm, passed)
-    steps = ["--training.steps", str(run.training.steps * len(categories(run)))] if run.model.shared else []
-    return [*given(arm, passed), *steps]
-
-
-def categories(run: RunConfig) -> list[str]:
-    return [c.name for c in open_dataset(run.data.format, Path(run.data.root) if run.data.root else None, run.data.category)]
 
 
 def describe(passed: Sequence[str]) -> tuple[str, str, str]:

@@ -109,7 +109,7 @@ class TrainingConfig:
     """The optimisation.
 
     Args:
-        steps: optimiser steps a detector; one for all categories (model.shared) wants as many as its categories together.
+        steps: optimiser steps a category; one detector for several (model.shared) makes so many for each of them.
         batch_size: pictures a step over all ranks.
         accumulation: micro-batches a step on each rank.
         lr_student: peak rate of the student.

@@ -14,7 +14,7 @@ import ray
 from ray import tune
 
 from bikd_fast.search.settings import apply
-from bikd_fast.search.trial import names_of, rungs
+from bikd_fast.search.trial import plan_of
 from bikd_fast.search.worker import METRIC, Worker, resource
 from tune import cluster
 from tune import space as spaces
@@ -38,7 +38,7 @@ def search(options: Options, base: dict[str, Any], resumed: bool) -> bool:
     own, gpus, at_once = cluster.shares(found, options.gpus_per_trial, options.ranks_per_trial)
     config = apply(base, {})
     parts = PARTS if options.scheduler == "pbt" else 0
-    plan = rungs(names_of(config), config.training.steps, config.seed, options.categories, parts=parts)
+    plan = plan_of(config, config.seed, options.categories, parts=parts)
     storage, name = _place(options, folder, "trials")
     job = _job(options, base, storage, name, gpus, grid=maps, order=config.seed, most=options.categories, parts=parts)
     record = folder / RESULTS

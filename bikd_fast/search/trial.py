@@ -30,7 +30,7 @@ from bikd_fast.search.validation import validation
 from bikd_fast.training import checkpoint
 from bikd_fast.training.distributed import Ranks
 from bikd_fast.training.kept import NOTHING, Kept
-from bikd_fast.training.run import fingerprint, meet, train_one, training_groups
+from bikd_fast.training.run import fingerprint, joint, meet, train_one, training_groups
 
 Rung = list[tuple[str, int]]  # (category or "shared", steps of the whole schedule)
 
@@ -116,6 +116,7 @@ class Trial:
         self.plan, self.folder, self.ranks, self.labels = plan, folder, ranks, labels
         self.test, self.latency, self.kept = test, latency, kept
         self.maps = variants(config.map, dict(grid or {}))
+        self.ends = {name: until for rung in plan for name, until in rung}  # the last rung of a name is its whole schedule
         self.progress = Progress(settings=digest(config))
 
     def advance(self) -> dict[str, Any]:
@@ -169,7 +170,7 @@ class Trial:
 
     def _trained(self, name: str, group: Sequence[Category], until: int) -> Detector:
         folder = self.folder / name
-        if self.ranks.first and until < self.config.training.steps and _further_than(folder, until):
+        if self.ranks.first and until < self.ends[name] and _further_than(folder, until):
             shutil.rmtree(folder)  # of a trial that a killed driver had let go on: a rung is judged at its own steps
         meet(self.ranks)
         if (folder / FILE_NAME).is_file():
@@ -206,7 +207,7 @@ class Trial:
         """Everything that going on elsewhere needs: what was done, and the newest checkpoint of a training in the middle."""
         (folder / "progress.json").write_text(json.dumps(asdict(self.progress)))
         for name, until in self.progress.steps.items():
-            if until < self.config.training.steps:
+            if until < self.ends[name]:
                 newest = max((self.folder / name / "checkpoints").glob("step-*.safetensors"), default=None)
                 if newest is not None:
                     shutil.copy(newest, folder / f"{name}@{newest.name}")
@@ -261,6 +262,17 @@ def names_of(config: RunConfig) -> list[str]:
         DataError: the data set is not there.
     """
     return [name for name, _ in training_groups(config, _categories(config))]
+
+
+def plan_of(config: RunConfig, order: int, most: int = 0, whole: bool = False, parts: int = 0) -> list[Rung]:
+    """:func:`rungs` of a job, in the order of the seed ``order``.
+
+    Raises:
+        DataError: the data set is not there.
+    """
+    groups = training_groups(config, _categories(config))
+    steps = joint(config, groups[0][1]).training.steps  # one group of all, or groups of one
+    return rungs([name for name, _ in groups], steps, order, most, whole, parts)
 
 
 def make(job: Mapping[str, Any], config: RunConfig, plan: list[Rung], folder: Path, ranks: Ranks, kept: Kept = NOTHING) -> Trial:

@@ -16,7 +16,7 @@ from ray import tune
 from bikd_fast.config import ConfigError, RunConfig, check
 from bikd_fast.search.group import advance
 from bikd_fast.search.settings import apply
-from bikd_fast.search.trial import Rung, Trial, make, names_of, rungs
+from bikd_fast.search.trial import Rung, Trial, make, plan_of
 from bikd_fast.training import distributed, place
 from bikd_fast.training.kept import Kept, room
 
@@ -121,7 +121,7 @@ def settings_of(job: Mapping[str, Any], values: Mapping[str, Any]) -> tuple[RunC
     values = values.get("point", values)
     config = apply(job["base"], {key: value for key, value in values.items() if not key.startswith("_")})
     check(config)
-    return config, rungs(names_of(config), config.training.steps, job["order"], job["most"], job["whole"], job["parts"])
+    return config, plan_of(config, job["order"], job["most"], job["whole"], job["parts"])
 
 
 def reason(error: Exception) -> str:

@@ -138,12 +138,12 @@ def train_one(
         begun, detector, came_to = 0, remember(config, own, ranks, folder), {}
     else:
         settings = fingerprint(config, name, samples)
-        trainer = Trainer(config, own, names, ranks, folder, settings, textures, held_out=apart, kept=kept)
+        trainer = Trainer(joint(config, categories), own, names, ranks, folder, settings, textures, held_out=apart, kept=kept)
         begun, detector = trainer.step, trainer.train(until)
         came_to = trainer.came_to
     with kept.frozen(detector.backbone):
         measure_good(detector, good)
-        if until is not None and until < config.training.steps and config.model.student != "bank":
+        if until is not None and until < joint(config, categories).training.steps and config.model.student != "bank":
             return detector
         calibrate(detector, apart, good)
     seconds = time.perf_counter() - started
@@ -194,6 +194,11 @@ def training_groups(config: RunConfig, categories: Sequence[Category]) -> list[t
     if config.model.shared and len(categories) > 1:
         return [("shared", list(categories))]
     return [(category.name, [category]) for category in categories]
+
+
+def joint(config: RunConfig, group: Sequence[Category]) -> RunConfig:
+    """``config`` as one detector for all of ``group`` trains by it: with ``training.steps`` for each category."""
+    return replace(config, training=replace(config.training, steps=config.training.steps * len(group)))
 
 
 def detector_folder(run: Path, config: RunConfig, categories: Sequence[Category], name: str) -> Path:

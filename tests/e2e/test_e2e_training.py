@@ -101,6 +101,7 @@ def test_one_detector_for_all_categories(tiny_mvtec, tmp_path):
     run = tmp_path / "run"
     call(BIN / "bikd", "train", *options(tiny_mvtec, run, "--model.shared", "true", categories=("all",)))
     assert (run / "detector.safetensors").is_file() and not (run / "dots/detector.safetensors").exists()
+    assert len(losses(run)) == 12  # training.steps for each category
     assert set(json.loads((run / "metrics.json").read_text())["categories"]) == {"stripes", "dots"}
 
 
