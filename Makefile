@@ -7,8 +7,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # `make train ARGS="--seed 1 --output runs/other"` passes options on; `make train RANKS=1` chooses how many processes train.
 # one rank a GPU; without one a rank a core, at most one for each embedded category
 DEFAULT_RANKS := import os, torch; print(torch.cuda.device_count() or min(6, len(os.sched_getaffinity(0))))
-# tests side by side, except those that start processes, clusters or browsers of their own and wait for them
+# test files side by side: first what needs no processes or browsers of its own, then what does; a Ray cluster fills two cores alone
 JOBS ?= 2
+SIDE_BY_SIDE = --numprocesses $(JOBS) --dist loadscope --no-loadscope-reorder
 SOURCES := pyproject.toml setup.py constraints.txt
 
 .PHONY: train test lint install clean
@@ -29,8 +30,9 @@ train: $(VENV)/.run
 
 test: $(VENV)/.test lint
 	-bash .ci/system-packages
-	$(BIN)/python -m pytest -q -m 'not e2e' --numprocesses $(JOBS) --dist loadscope --no-loadscope-reorder
-	$(BIN)/python -m pytest -q -m e2e
+	$(BIN)/python -m pytest -q -m 'not e2e' $(SIDE_BY_SIDE)
+	$(BIN)/python -m pytest -q -m 'e2e and not cluster' $(SIDE_BY_SIDE)
+	$(BIN)/python -m pytest -q -m cluster
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -1,13 +1,14 @@
 """A job under DeepSpeed's launcher when things go wrong: a rank is killed, the launcher is killed, the job is told to stop."""
 
 import json
-import os
 import signal
 
 import pytest
 import torch
 from jobs import BIN, end, gone, lines, options, ranks_of, start, until
 from safetensors.torch import load_file
+
+from bikd_fast.training.place import free_port
 
 pytestmark = pytest.mark.e2e
 
@@ -16,10 +17,8 @@ pytestmark = pytest.mark.e2e
 def job(tiny_mvtec, tmp_path):
     """(process, run folder, log) of two ranks that have made some steps and written a checkpoint; it goes on if there is one."""
     run, log = tmp_path / "run", tmp_path / "log"
-    port = 29500 + os.getpid() % 400
-    process = start(
-        [BIN / "deepspeed", "--num_accelerators", 2, "--master_port", port, "bikd_fast/train.py", *options(tiny_mvtec, run)], log
-    )
+    launch = [BIN / "deepspeed", "--num_accelerators", 2, "--master_port", free_port(), "bikd_fast/train.py"]
+    process = start([*launch, *options(tiny_mvtec, run)], log)
     try:
         until(lambda: (lines(run) > 3 and any((run / "checkpoints").glob("step-*"))) or process.poll() is not None, 180, log)
         yield process, run, log
@@ -59,7 +58,7 @@ def test_categories_are_trained_side_by_side(tiny_mvtec, tmp_path):
     words = [*options(tiny_mvtec, tmp_path / "two", "--training.forward_only", 0.2, steps=6), "--data.category", "all"]
     log, alone = tmp_path / "log", tmp_path / "alone"
     job = start(
-        [BIN / "deepspeed", "--num_accelerators", 2, "--master_port", 29500 + os.getpid() % 400, "bikd_fast/train.py", *words], log
+        [BIN / "deepspeed", "--num_accelerators", 2, "--master_port", free_port(), "bikd_fast/train.py", *words], log
     )
     single = start(["python", "bikd_fast/train.py", *words, "--output", tmp_path / "one"], alone)
     try:

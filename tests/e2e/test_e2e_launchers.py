@@ -1,11 +1,11 @@
 """Jobs that other launchers start, known by what they leave in the environment; and mistakes that every rank makes."""
 
 import json
-import os
-import socket
 
 import pytest
 from jobs import BIN, end, options, start
+
+from bikd_fast.training.place import free_port
 
 pytestmark = pytest.mark.e2e
 NAMES = {
@@ -17,9 +17,7 @@ NAMES = {
 @pytest.mark.parametrize("launcher", NAMES)
 def test_ranks_find_each_other_by_what_the_launcher_says(launcher, tiny_mvtec, tmp_path):
     """As `srun python bikd_fast/train.py` and `mpirun python bikd_fast/train.py` start them: no variable of ours is set."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     words = ["python", "bikd_fast/train.py", *options(tiny_mvtec, tmp_path / "run", "--data.holdout", 0, steps=2)]
     logs = [tmp_path / f"log{rank}" for rank in range(2)]
     jobs = [
@@ -39,10 +37,7 @@ def test_torchrun_starts_several_small_trainings(tiny_mvtec, tmp_path):
     """More ranks than there are devices, each with categories of its own."""
     words = [*options(tiny_mvtec, tmp_path / "run", "--training.parallel", "categories", steps=2), "--data.category", "all"]
     log = tmp_path / "log"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    job = start([BIN / "torchrun", "--nproc_per_node", 2, "--master_port", port, "bikd_fast/train.py", *words], log)
+    job = start([BIN / "torchrun", "--nproc_per_node", 2, "--master_port", free_port(), "bikd_fast/train.py", *words], log)
     try:
         assert job.wait(150) == 0, log.read_text()[-3000:]
     finally:
@@ -53,7 +48,7 @@ def test_torchrun_starts_several_small_trainings(tiny_mvtec, tmp_path):
 
 def test_a_mistake_of_all_ranks_is_said_once(tiny_mvtec, tmp_path):
     log = tmp_path / "log"
-    launch = [BIN / "deepspeed", "--num_accelerators", 2, "--master_port", 29100 + os.getpid() % 300, "bikd_fast/train.py"]
+    launch = [BIN / "deepspeed", "--num_accelerators", 2, "--master_port", free_port(), "bikd_fast/train.py"]
     job = start([*launch, *options("/nowhere", tmp_path / "run")], log)
     try:
         assert job.wait(100) not in (0, None)

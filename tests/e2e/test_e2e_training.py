@@ -13,6 +13,7 @@ import pytest
 from tiny import TINY
 
 from bikd_fast.inference.run import evaluate_run
+from bikd_fast.training.place import free_port
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]
@@ -45,8 +46,7 @@ def losses(run):
 
 
 def launch(ranks):
-    port = 29700 + 2 * (os.getpid() % 100) + ranks - 1
-    return [BIN / "deepspeed", "--num_accelerators", ranks, "--master_port", port, "bikd_fast/train.py"]
+    return [BIN / "deepspeed", "--num_accelerators", ranks, "--master_port", free_port(), "bikd_fast/train.py"]
 
 
 def test_two_ranks_see_what_one_sees(tiny_mvtec, tmp_path):

@@ -10,6 +10,8 @@ import psutil
 import pytest
 from jobs import BIN, LONG, end, gone, lines, options, start, until
 
+from bikd_fast.training.place import free_port
+
 pytestmark = pytest.mark.e2e
 SILENCE = 30  # seconds: more than a busy machine keeps a live rank from speaking, and the end still comes within a minute
 
@@ -43,12 +45,13 @@ def hosts():
             ip("netns", "del", name)
 
 
-def jobs_on(hosts, tmp_path, words, port):
+def jobs_on(hosts, tmp_path, words):
     """One launcher a host, one rank each; both write to the same folder, as to a shared file system."""
     prefixes, address, _ = hosts
     (tmp_path / "hostfile").write_text("hostA slots=1\nhostB slots=1\n")
     logs = [tmp_path / f"log{n}" for n in range(2)]
-    launch = [BIN / "deepspeed", "--hostfile", tmp_path / "hostfile", "--no_ssh", "--master_addr", address, "--master_port", port]
+    meeting = ["--master_addr", address, "--master_port", free_port()]
+    launch = [BIN / "deepspeed", "--hostfile", tmp_path / "hostfile", "--no_ssh", *meeting]
     return [
         start([*prefixes[n], *launch, "--node_rank", n, "bikd_fast/train.py", *words], logs[n]) for n in range(2)
     ], logs  # fmt: skip
@@ -56,7 +59,7 @@ def jobs_on(hosts, tmp_path, words, port):
 
 def test_two_hosts_see_what_one_sees(hosts, tiny_mvtec, tmp_path):
     words = ("--training.forward_only", 0.2)
-    jobs, logs = jobs_on(hosts, tmp_path, options(tiny_mvtec, tmp_path / "two", *words, steps=8), 29511)
+    jobs, logs = jobs_on(hosts, tmp_path, options(tiny_mvtec, tmp_path / "two", *words, steps=8))
     alone = start(["python", "bikd_fast/train.py", *options(tiny_mvtec, tmp_path / "one", *words, steps=8)], tmp_path / "log")
     try:
         for job in [*jobs, alone]:
@@ -78,7 +81,7 @@ def test_a_cut_cable_ends_both_sides_with_a_clear_error(hosts, tiny_mvtec, tmp_p
     if cut is None:
         pytest.skip("needs network namespaces (root)")
     words = options(tiny_mvtec, tmp_path / "run", "--training.silence", SILENCE, steps=LONG)
-    jobs, logs = jobs_on(hosts, tmp_path, words, 29512)
+    jobs, logs = jobs_on(hosts, tmp_path, words)
     try:
         until(lambda: lines(tmp_path / "run") > 3 or any(j.poll() is not None for j in jobs), 180, logs[0])
         assert all(j.poll() is None for j in jobs), "\n".join(log.read_text()[-2000:] for log in logs)

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors.torch import load_file
 from two_ranks import CUT, STEPS, settings
 
 from bikd_fast.training import distributed
+from bikd_fast.training.place import free_port
 from bikd_fast.training.run import train
 
 STAGES = (0, 1, 2, 3)
@@ -43,10 +43,7 @@ def runs(tiny_mvtec, tmp_path_factory, ranks):
     train(settings(tiny_mvtec, folder / "single"), ranks)
     for stage in STAGES:
         cut(folder / "single", folder / f"resumed{stage}")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     script = Path(__file__).with_name("two_ranks.py")
     processes = [
         subprocess.Popen(
