@@ -7,9 +7,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # `make train ARGS="--seed 1 --output runs/other"` passes options on; `make train RANKS=1` chooses how many processes train.
 # one rank a GPU; without one a rank a core, at most one for each embedded category
 DEFAULT_RANKS := import os, torch; print(torch.cuda.device_count() or min(6, len(os.sched_getaffinity(0))))
-# test files side by side: first what needs no processes or browsers of its own, then what does; a Ray cluster fills two cores alone
+# tests side by side, except those that start processes, clusters or browsers of their own and wait for them
 JOBS ?= 2
-SIDE_BY_SIDE = --numprocesses $(JOBS) --dist loadscope --no-loadscope-reorder
 SOURCES := pyproject.toml setup.py constraints.txt
 
 .PHONY: train test lint install clean
@@ -30,9 +29,8 @@ train: $(VENV)/.run
 
 test: $(VENV)/.test lint
 	-bash .ci/system-packages
-	$(BIN)/python -m pytest -q -m 'not e2e' $(SIDE_BY_SIDE)
-	$(BIN)/python -m pytest -q -m 'e2e and not cluster' $(SIDE_BY_SIDE)
-	$(BIN)/python -m pytest -q -m cluster
+	$(BIN)/python -m pytest -q -m 'not e2e' --numprocesses $(JOBS) --dist loadscope --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -m e2e
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from clusters import LONG, everything_ends, results, start, table, two_nodes, until, whole, words
 
-pytestmark = [pytest.mark.e2e, pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
