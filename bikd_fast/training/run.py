@@ -128,6 +128,7 @@ def train_one(
         diagnosed: whether to record diagnostics beside the detector.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    whole = joint(config, categories)
     samples = [sample for category in categories for sample in category.train]
     own, apart, names = _pictures(config, name, samples, ranks)
     good = own.some() if isinstance(own, Stream) else own  # read before anything is spent: a bad one is told at once
@@ -138,12 +139,12 @@ def train_one(
         begun, detector, came_to = 0, remember(config, own, ranks, folder), {}
     else:
         settings = fingerprint(config, name, samples)
-        trainer = Trainer(joint(config, categories), own, names, ranks, folder, settings, textures, held_out=apart, kept=kept)
+        trainer = Trainer(whole, own, names, ranks, folder, settings, textures, held_out=apart, kept=kept)
         begun, detector = trainer.step, trainer.train(until)
         came_to = trainer.came_to
     with kept.frozen(detector.backbone):
         measure_good(detector, good)
-        if until is not None and until < joint(config, categories).training.steps and config.model.student != "bank":
+        if until is not None and until < whole.training.steps and config.model.student != "bank":
             return detector
         calibrate(detector, apart, good)
     seconds = time.perf_counter() - started

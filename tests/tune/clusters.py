@@ -89,7 +89,7 @@ def everything_ends():
         left = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                line = " ".join(process.cmdline())  # other tests run at the same time: nothing of theirs is to end
+                line = " ".join(process.cmdline())  # whatever else runs here meanwhile is not to end
                 ours = process.pid not in before and any(mark in line for mark in ("/ray/", "ray::", "tune/search.py"))
                 if ours and process.pid != os.getpid():
                     left.append(process)
