@@ -121,7 +121,7 @@ class TrainingConfig:
         teacher_frozen: share of the steps, at the end, with the teacher frozen and the student at a tenth of its rate.
         precision: ``fp32``, ``bf16`` (autocast), or ``auto``: bf16 where the hardware multiplies it natively.
         log_every: steps between two log lines.
-        checkpoint_seconds: time between two checkpoints; 0 writes none but on SIGTERM.
+        checkpoint_seconds: time between two checkpoints, one more ends training; 0 writes none but on SIGTERM.
         keep_checkpoints: how many are kept.
         compile: torch.compile the student. Measured on a CPU only, where it was slower (benchmarks/results/compiled.csv).
         cuda_graphs: on a GPU, replay a step's kernels as CUDA graphs instead of starting them one by one (docs/distributed.md).

@@ -214,9 +214,10 @@ def run_folder(config: RunConfig) -> Path:
 
 def fingerprint(config: RunConfig, name: str, samples: Sequence[Sample]) -> str:
     """Of everything that one training depends on, the pictures themselves included; what only concerns speed, logs, places, or
-    the map made afterwards is left out, and so is the DeepSpeed file: a run may go on at another ZeRO stage."""
+    the map and the distance made afterwards is left out, and so is the DeepSpeed file: a run may go on at another ZeRO stage."""
     relevant = _settings(config)
     relevant.pop("map")
+    relevant["model"].pop("mahalanobis")
     for key in ("root", "category"):
         relevant["data"].pop(key)
     return _digest([relevant, name, identity(samples)])

@@ -125,7 +125,7 @@ class Trainer:
             TrainingError: training.max_bad_steps steps in a row had a loss that is not finite.
             Terminated: SIGTERM, on any rank; a checkpoint of the step just done is there.
         """
-        training = self.config.training
+        training, begun = self.config.training, self.step
         end = self.log.until = training.steps if until is None else min(until, training.steps)
         self.engine.train()
         if self.pool.stream is not None:
@@ -148,7 +148,7 @@ class Trainer:
             termination.deferred = False
             if self.pool.stream is not None:
                 self.pool.stream.end()
-        if end < training.steps:
+        if end < training.steps or (begun < end and training.checkpoint_seconds > 0):  # killed while calibrating: done training
             self._save()
         weights = checkpoint.parameters(self.engine.module) if self.apart else {}
         self.graphs.clear()

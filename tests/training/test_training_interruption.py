@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import sys
 
 import pytest
 import torch
@@ -51,6 +53,32 @@ def test_sigterm_ends_the_step_writes_a_checkpoint_and_the_same_call_goes_on(tin
     undisturbed = load_file(whole / "detector.safetensors")
     assert all(torch.equal(resumed[k], undisturbed[k]) or resumed[k].isnan().all() for k in undisturbed)
     assert len((tmp_path / "cut/log.jsonl").read_text().splitlines()) == 8
+
+
+def test_killed_while_it_calibrates_a_run_is_done_training(tiny_mvtec, tmp_path, ranks, monkeypatch):
+    whole = train(settings(tiny_mvtec, tmp_path / "whole"), ranks)
+    with monkeypatch.context() as patch:
+        patch.setattr("bikd_fast.training.run.calibrate", lambda *_: sys.exit("killed"))
+        with pytest.raises(SystemExit, match="killed"):
+            train(settings(tiny_mvtec, tmp_path / "cut"), ranks)
+    assert not (tmp_path / "cut/detector.safetensors").exists()
+    monkeypatch.setattr(Trainer, "_step", lambda *_: pytest.fail("trained again"))
+    resumed = load_file(train(settings(tiny_mvtec, tmp_path / "cut"), ranks) / "detector.safetensors")
+    undisturbed = load_file(whole / "detector.safetensors")
+    assert all(torch.equal(resumed[k], undisturbed[k]) or resumed[k].isnan().all() for k in undisturbed)
+    assert len((tmp_path / "cut/log.jsonl").read_text().splitlines()) == 8
+
+
+def test_what_is_made_after_training_may_be_made_otherwise_from_the_same_checkpoint(tiny_mvtec, tmp_path, ranks, monkeypatch):
+    run = train(settings(tiny_mvtec, tmp_path / "run"), ranks)
+    options = ("--map.fill", "false", "--map.calibrate_levels", "false", "--model.mahalanobis", "false")
+    shutil.copytree(run / "checkpoints", tmp_path / "other/checkpoints")
+    anew = train(settings(tiny_mvtec, tmp_path / "anew", *options), ranks)
+    monkeypatch.setattr(Trainer, "_step", lambda *_: pytest.fail("trained again"))
+    other = load_file(train(settings(tiny_mvtec, tmp_path / "other", *options), ranks) / "detector.safetensors")
+    undisturbed = load_file(anew / "detector.safetensors")
+    assert other.keys() == undisturbed.keys()
+    assert all(torch.equal(other[k], undisturbed[k]) or other[k].isnan().all() for k in undisturbed)
 
 
 def test_too_many_bad_steps_in_a_row_stop_the_run_and_name_the_last_good_checkpoint(tiny_mvtec, tmp_path, ranks, monkeypatch):
