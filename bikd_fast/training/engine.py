@@ -147,9 +147,3 @@ def whole_gradients(engine) -> list[torch.Tensor]:
             # what DeepSpeed's reduction does on several ranks, and every ZeRO stage: the optimizer counts the same steps on one
             parameter.grad = torch.zeros_like(parameter)
     return [p.grad for p in engine.module.parameters() if p.grad is not None]
-
-
-def set_rates(engine, rates: dict[str, float]) -> None:
-    """Set the learning rate of each parameter group by its part: {"student": ..., "teacher": ...}."""
-    for group in engine.optimizer.param_groups:
-        group["lr"] = rates[group.get("part", "student")]

@@ -18,7 +18,6 @@ class Phase:
         student, teacher: factors of the two peak rates. They carry the balance, (1 - beta) : beta with the larger one at its peak:
             the two directions train different parameters, so for plain descent that is what weights of their losses would do, and
             for Adam, which divides every gradient by its own size, such weights would do next to nothing.
-        weight: what the objective weighs the directions by: evenly, unless the rates are somebody else's.
         head: whether the segmentation head learns; it waits until the student has something to say.
     """
 
@@ -27,7 +26,11 @@ class Phase:
     student: float
     teacher: float
     head: bool = True
-    weight: float = 0.0
+
+    @property
+    def weight(self) -> float:
+        """What the objective weighs the directions by: evenly."""
+        return 0.5 if self.backward else 0.0
 
     @property
     def backward(self) -> bool:
@@ -40,19 +43,19 @@ def phase(step: int, training: TrainingConfig, objective: ObjectiveConfig, adapt
 
     The first part is forward only, then beta ramps in linearly, then both directions run; in the last part the teacher is
     frozen and the student runs at a tenth of its rate. Rates warm up linearly and fall by a half cosine to a tenth.
-    Without ``own_rates``, where a scheduler of the user's sets them, the balance weighs the losses instead.
+    Without ``own_rates``, where a scheduler of the user's sets the peak, the factors are the balance alone.
     """
     total = training.steps
     begin, end = round(training.forward_only * total), round((1 - training.teacher_frozen) * total)
     ramp = round(training.ramp * total)
     if step >= end:
-        return Phase("frozen", 0.0, 0.1, 0.0)
-    warm = min(1.0, (step + 1) / max(1.0, training.warmup * total))
-    cosine = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / end))
+        return Phase("frozen", 0.0, 0.1 if own_rates else 1.0, 0.0)
+    warm = min(1.0, (step + 1) / max(1.0, training.warmup * total)) if own_rates else 1.0
+    cosine = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / end)) if own_rates else 1.0
     if not adapter or objective.beta == 0 or step < begin:
         return Phase("forward", 0.0, warm * cosine, 0.0, head=step >= begin)
     ramping = step < begin + ramp
     beta = objective.beta * ((step - begin + 1) / (ramp + 1) if ramping else 1.0)
     larger = max(beta, 1 - beta)
     student, teacher = warm * cosine * (1 - beta) / larger, cosine * beta / larger
-    return Phase("ramp" if ramping else "both", beta, student, teacher, weight=0.5 if own_rates else beta)
+    return Phase("ramp" if ramping else "both", beta, student, teacher)

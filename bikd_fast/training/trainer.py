@@ -26,6 +26,7 @@ from bikd_fast.training.kept import NOTHING, Kept
 from bikd_fast.training.log import Log
 from bikd_fast.training.mirrors import natural_copies, shown, with_copies
 from bikd_fast.training.pool import Pool
+from bikd_fast.training.rates import Rates
 from bikd_fast.training.sampling import Sampler
 from bikd_fast.training.schedule import Phase, phase
 from bikd_fast.training.streaming import Stream
@@ -81,6 +82,7 @@ class Trainer:
         )  # fmt: skip
         self.sampler = Sampler(len(pictures), training.batch_size, config.seed, ranks.rank, ranks.world, training.accumulation)
         self.engine = self._engine()
+        self.rates = Rates(self.engine, training)
         self.bad = BadSteps(ranks, names, training.max_bad_steps, engines.take_over_clipping(self.engine))
         guard(self.engine.basic_optimizer, self.bad)
         self.agreement = Agreement(ranks)
@@ -133,9 +135,7 @@ class Trainer:
         termination.deferred = True
         try:
             while self.step < end:
-                now = phase(
-                    self.step, training, self.config.objective, self.detector.adapter is not None, "scheduler" not in self.user
-                )
+                now = phase(self.step, training, self.config.objective, self.detector.adapter is not None, self.rates.ours)
                 self._step(now)
                 self.step += 1
                 self._after_step()
@@ -159,13 +159,7 @@ class Trainer:
         return self.detector.eval()
 
     def _step(self, now: Phase) -> None:
-        training = self.config.training
-        rate = training.lr_student * now.student * user_config.rate_factor(training)
-        if "scheduler" in self.user:
-            rate = self.engine.get_lr()[0]
-        else:
-            factor = now.teacher * user_config.rate_factor(training)
-            engines.set_rates(self.engine, {"student": rate, "teacher": training.lr_teacher * factor})
+        rate = self.rates.set(self.step, now)
         batches = self.sampler.batches(self.step)
         for micro, batch in enumerate(batches):
             started = time.perf_counter()
