@@ -231,7 +231,7 @@ def check(config: RunConfig) -> None:
         raise ConfigError(f"model.pool: {config.model.pool} is not an odd number of positions of at least 1.")
     _within("objective.beta", objective.beta, 0, 1)
     _within("objective.margin", objective.margin, 0, 2)
-    _within("model.bound", config.model.bound, 0, 1)
+    _within("model.bound", config.model.bound, 0, 0.99)  # at 1 the teacher could erase a feature
     _within("data.holdout", config.data.holdout, 0, 0.9)
     if config.data.cache_gb < 0:
         raise ConfigError(f"data.cache_gb: {config.data.cache_gb} is negative.")
