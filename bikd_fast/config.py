@@ -9,6 +9,7 @@ from typing import Any, Literal
 import yaml
 
 from bikd_fast.errors import UserError
+from bikd_fast.files import write_text
 from bikd_fast.simulation.config import SimulationConfig
 
 
@@ -296,4 +297,4 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
 
 def save(config: RunConfig, path: Path) -> None:
     """Write the YAML view; ``bikd train --config`` takes it as it is."""
-    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+    write_text(path, yaml.safe_dump(to_dict(config), sort_keys=False))

@@ -15,10 +15,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bikd simulate", description="A contact sheet of simulated defects on good pictures.")
     parser.add_argument("pictures", nargs="+", metavar="PICTURES", help="good pictures: files, folders, globs")
     parser.add_argument("--sheet", type=Path, required=True, metavar="FILE", help="where to write it, such as sheet.png")
-    parser.add_argument("--config", type=Path, help="config.yaml of a run: its simulation, textures, picture size; default the defaults")
-    parser.add_argument("--textures", type=Path, metavar="DIR", help="a folder of other surfaces; default the configuration's, or none")
+    parser.add_argument("--config", type=Path, help="config.yaml of a run: its simulation, textures and picture size")
+    parser.add_argument("--textures", type=Path, metavar="DIR", help="other surfaces; default the configuration's, or none")
     parser.add_argument("--rows", type=int, default=16, help="samples on the sheet; default 16")
-    parser.add_argument("--size", type=int, help="side of a picture in pixels, a multiple of 32; default the configuration's, or 256")
+    parser.add_argument("--size", type=int, help="side in pixels, a multiple of 32; default the configuration's, or 256")
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other defects; default 0")
     options = parser.parse_args(arguments)
     if options.rows < 1 or (options.size is not None and (options.size < 64 or options.size % 32)):
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError(f"{options.config}: no such file.")
         run = load_run(options.config)
     size = options.size or run.data.image_size
-    some = itertools.islice(found.sources, max(options.rows, SAMPLE))  # foreign content, and as many to find objects on as training takes
+    some = itertools.islice(found.sources, max(options.rows, SAMPLE))  # as many as training looks for objects on
     pool = torch.stack([square(source.name, size) for source in some])
     folder = options.textures or run.data.textures
     textures = torch.stack([square(path, size) for path in require_pictures(Path(folder))]) if folder else None

@@ -20,6 +20,7 @@ from bikd_fast.data.cache import scratch
 from bikd_fast.data.cache_folder import cache_folder
 from bikd_fast.data.room import allowed, local_size
 from bikd_fast.data.threads import default_threads
+from bikd_fast.files import whole
 from bikd_fast.inference.diagnostics import Gauge
 from bikd_fast.inference.heatmaps import heatmap_names, remove_others
 from bikd_fast.inference.runner import Outputs, run
@@ -115,19 +116,18 @@ def _write_predictions(
     scores, shown = share.collect(outputs.scores.numpy(), places), share.collect(_shown(outputs.maps), places)
     if not share.first:
         return
-    temporary = path.with_name(".predictions.tmp.npz")
-    np.savez_compressed(
-        temporary,
-        path=np.array([str(s.path) for s in samples]),
-        mask_path=np.array([str(s.mask_path or "") for s in samples]),
-        kind=np.array([s.kind for s in samples]),
-        label=np.array([s.label for s in samples], np.uint8),
-        score=scores,
-        map=shown,
-        threshold=np.float32(detector.threshold.item()),
-        pixel_threshold=np.float32(detector.pixel_threshold.item()),
-    )
-    temporary.replace(path)
+    with whole(path) as temporary:
+        np.savez_compressed(
+            temporary,
+            path=np.array([str(s.path) for s in samples]),
+            mask_path=np.array([str(s.mask_path or "") for s in samples]),
+            kind=np.array([s.kind for s in samples]),
+            label=np.array([s.label for s in samples], np.uint8),
+            score=scores,
+            map=shown,
+            threshold=np.float32(detector.threshold.item()),
+            pixel_threshold=np.float32(detector.pixel_threshold.item()),
+        )
 
 
 def draw_heatmaps(

@@ -17,6 +17,7 @@ from torch import nn
 
 from bikd_fast.config import MapConfig, ModelConfig
 from bikd_fast.errors import UserError
+from bikd_fast.files import whole
 from bikd_fast.models.backbone import Backbone
 from bikd_fast.models.filling import added
 from bikd_fast.models.head import SegmentationHead, smoothing
@@ -206,9 +207,8 @@ class Detector(nn.Module):
             "about": self.about,
         }
         tensors = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-        temporary = path.with_suffix(".tmp")
-        save_file(tensors, temporary, metadata={"bikd_fast": json.dumps(described)})
-        temporary.replace(path)
+        with whole(path) as temporary:
+            save_file(tensors, temporary, metadata={"bikd_fast": json.dumps(described)})
 
     @classmethod
     def load(cls, run: str | Path, device: str | torch.device = "cpu") -> Detector:

@@ -11,6 +11,7 @@ from typing import Any
 
 from bikd_fast.config import RunConfig, to_dict
 from bikd_fast.errors import UserError
+from bikd_fast.files import write_text
 from bikd_fast.search.settings import apply
 from bikd_fast.search.trial import Progress, Rung, make
 from bikd_fast.training import distributed
@@ -71,7 +72,5 @@ def _rank(given: dict[str, Any]) -> None:
         found = {"wrong": str(error)}
     if ranks.first:
         (folder / "result.json").write_text(json.dumps(found))
-        temporary = folder / ".progress.json"
-        temporary.write_text(json.dumps(asdict(trial.progress)))
-        temporary.replace(kept)
+        write_text(kept, json.dumps(asdict(trial.progress)))
     distributed.stop()

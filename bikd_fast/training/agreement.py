@@ -1,4 +1,5 @@
-"""What the ranks decide together, one step late, so that no step waits for it: whether to save, whether to stop."""
+"""What the ranks of one training agree on: what they begin with, and, one step late, so that no step waits for it, whether to
+save and whether to stop."""
 
 from __future__ import annotations
 
@@ -7,7 +8,27 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from bikd_fast.errors import UserError
 from bikd_fast.training.distributed import Ranks
+
+
+def alike(ranks: Ranks, **seen: Any) -> None:
+    """Compare what every rank sees for itself, before their gradients are mixed.
+
+    Raises:
+        UserError: two ranks see different things, on every rank; it names both and the key.
+    """
+    if ranks.world == 1:
+        return
+    everyones: list[dict[str, Any]] = [{} for _ in range(ranks.world)]
+    dist.all_gather_object(everyones, seen, group=ranks.control)
+    for rank, theirs in enumerate(everyones):
+        for key, first in everyones[0].items():
+            if theirs[key] != first:
+                raise UserError(
+                    f"{key.replace('_', ' ')}: rank 0 sees {first}, rank {rank} sees {theirs[key]}. Pictures and run "
+                    "folder have to be the same on every machine."
+                )
 
 
 class Agreement:

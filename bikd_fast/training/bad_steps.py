@@ -8,6 +8,7 @@ reads the flag a step late, writes down the names, and stops the run when too ma
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -59,6 +60,14 @@ class BadSteps:
         self.flag.copy_(bad)
         if self.ranks.world > 1:
             dist.all_reduce(self.flag, op=dist.ReduceOp.MAX)
+
+    def overflowed(self, optimizer: Any) -> None:
+        """Count a step that DeepSpeed's ZeRO has left out by itself, because a gradient that no rank holds whole was not finite.
+
+        While fp16's loss scale is looked for, that is as it should be and does not count.
+        """
+        if getattr(optimizer, "overflow", False) and not getattr(optimizer, "dynamic_loss_scale", False):
+            self.flag.fill_(1)
 
     def remember(self, step: int, batches: list[Batch]) -> None:
         """Start reading this step's flag back; :meth:`look_back` is called a step later."""

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from bikd_fast.config import TrainingConfig
+from bikd_fast.files import write_text
 from bikd_fast.training.distributed import Ranks
 from bikd_fast.training.schedule import Phase
 from bikd_fast.training.traffic import Traffic
@@ -118,6 +119,7 @@ class Log:
         shares = {name: self.spent[name] / whole for name in ("data", "communication", "compute")}
         shares["other"] = max(0.0, 1 - sum(shares.values()))
         found = {"pictures_per_second": self.spent["pictures"] / whole, **{f"share_{n}": s for n, s in shares.items()}}
+        found["bad_steps"] = self.bad_steps  # the last step's too, which its line could not know yet
         if self.ranks.first:
             said = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
             speed = f"{found['pictures_per_second']:.1f} pictures/s"
@@ -145,7 +147,7 @@ class Log:
         """Drop lines of steps that an interrupted run had logged beyond its last checkpoint: they are about to be made again."""
         if self.path.is_file():
             lines = [line for line in self.path.read_text().splitlines() if _step_of(line) <= step]
-            self.path.write_text("".join(line + "\n" for line in lines))
+            write_text(self.path, "".join(line + "\n" for line in lines))
 
 
 def _step_of(line: str) -> float:

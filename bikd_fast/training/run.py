@@ -22,11 +22,13 @@ from bikd_fast.data.cache import identity
 from bikd_fast.data.cache_folder import cache_folder
 from bikd_fast.data.listing import require_pictures
 from bikd_fast.data.store import Store
+from bikd_fast.files import write_text
 from bikd_fast.inference.calibration import calibrate, measure_good
 from bikd_fast.inference.diagnostics import TRAINING
 from bikd_fast.models.detector import FILE_NAME, Detector
 from bikd_fast.training import user_config
 from bikd_fast.training.after import diagnose, record
+from bikd_fast.training.agreement import alike
 from bikd_fast.training.distributed import Ranks
 from bikd_fast.training.kept import NOTHING, Kept
 from bikd_fast.training.remember import remember
@@ -61,7 +63,9 @@ def train(config: RunConfig, ranks: Ranks) -> Path:
     started, trained = time.time(), 0
     for name, group in training_groups(config, categories)[ranks.place :: ranks.places]:
         folder = detector_folder(run, config, categories, name)
-        if (folder / FILE_NAME).is_file():
+        trained_before = (folder / FILE_NAME).is_file()
+        alike(ranks, **{f"{name} is trained": trained_before})
+        if trained_before:
             _say(ranks, f"{name}: already trained, kept ({folder / FILE_NAME})")
             continue
         train_one(config, name, group, folder, ranks)
@@ -261,7 +265,7 @@ def _claim(run: Path, config: RunConfig, folders: Sequence[Path]) -> None:
             for old in [folder / FILE_NAME, folder / "log.jsonl", *folder.glob("checkpoints/*")]:
                 old.unlink(missing_ok=True)
     save(replace(config, resume="auto"), mark)  # the same settings again go on; starting anew is asked for each time
-    stamp.write_text(print_of)
+    write_text(stamp, print_of)
 
 
 def environment(ranks: Ranks, seconds: float) -> dict[str, Any]:
@@ -280,7 +284,7 @@ def environment(ranks: Ranks, seconds: float) -> dict[str, Any]:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1))
+    write_text(path, json.dumps(value, indent=1))
 
 
 def _say(ranks: Ranks, text: str) -> None:

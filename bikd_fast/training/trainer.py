@@ -13,10 +13,10 @@ import torch
 from bikd_fast.config import RunConfig
 from bikd_fast.models.detector import Detector
 from bikd_fast.simulation import Simulator, estimate_foreground
-from bikd_fast.training import checkpoint, user_config
+from bikd_fast.training import checkpoint, state, user_config
 from bikd_fast.training import engine as engines
 from bikd_fast.training.after import Glance
-from bikd_fast.training.agreement import Agreement
+from bikd_fast.training.agreement import Agreement, alike
 from bikd_fast.training.bad_steps import BadSteps, TrainingError, guard
 from bikd_fast.training.distillation import Distillation
 from bikd_fast.training.distributed import Ranks, Terminated, termination
@@ -87,8 +87,10 @@ class Trainer:
         guard(self.engine.basic_optimizer, self.bad)
         self.agreement = Agreement(ranks)
         self.step = 0
+        self.good: Path | None = None  # the last checkpoint written or taken up
         if config.resume != "never":
             self._take_up()
+        alike(ranks, settings=settings, number_of_pictures=len(names), step_to_go_on_from=self.step)
         self.log = Log(folder / "log.jsonl", training, ranks, self.step, self.log_label)
         self.log.traffic.attach()
         self._inputs = InputMaker(config, self.detector, self.pool, self.simulator, ranks, self.low, self.log.traffic)
@@ -140,6 +142,7 @@ class Trainer:
                 self.step += 1
                 self._after_step()
             self._look_back()
+            self.log.bad_steps = self.bad.count
             self.agreement.decided()
             self.agreement.wish(stop=termination.wished)
             self._stop_if_told(self.agreement.decided())
@@ -150,7 +153,7 @@ class Trainer:
                 self.pool.stream.end()
         if end < training.steps or (begun < end and training.checkpoint_seconds > 0):  # killed while calibrating: done training
             self._save()
-        weights = checkpoint.parameters(self.engine.module) if self.apart else {}
+        weights = state.parameters(self.engine.module) if self.apart else {}
         self.graphs.clear()
         self.engine.destroy()
         if self.apart:
@@ -172,6 +175,7 @@ class Trainer:
             if micro == len(batches) - 1:
                 self.bad.settle(engines.whole_gradients(self.engine))
             self.engine.step()
+            self.bad.overflowed(self.engine.optimizer)
             self.log.add(loss, terms, loaded - started, time.perf_counter() - loaded, len(batch.index) * self.ranks.world)
         self._look_back()
         self.bad.remember(self.step, batches)
@@ -184,23 +188,21 @@ class Trainer:
         try:
             message = self.bad.look_back()
         except TrainingError as error:
-            good = checkpoint.last_name(self.checkpoints)
-            raise TrainingError(f"{error} The last good checkpoint: {good or 'none was written'}.") from error
+            raise TrainingError(f"{error} The last good checkpoint: {self.good or 'none was written'}.") from error
         if message:
             self._say(message)
 
     def _take_up(self) -> None:
         """Go on from the newest good checkpoint of these settings, if there is one."""
         found = checkpoint.newest(self.checkpoints, self.settings)
-        if found is None:
-            return
-        step, tensors, warnings = found
-        for warning in warnings:
+        for warning in found.warnings:
             self._say(f"checkpoint: {warning}")
-        if step >= 0:
-            checkpoint.restore(tensors, self.engine.module, self.engine.optimizer)
-            self.step = step
-            self._say(f"going on from step {step}")
+        if found.path is None:
+            return
+        state.restore(found.tensors, self.engine.module, self.engine.optimizer, found.about.get("optimizer", ""))
+        self.step, self.good = found.step, found.path
+        self.bad.count, self.bad.in_a_row = found.about.get("bad_steps", (0, 0))
+        self._say(f"going on from step {self.step}")
 
     def _after_step(self) -> None:
         """Save when rank 0's clock says so, save and stop when any rank was told to: all ranks decide alike, a step late."""
@@ -214,22 +216,23 @@ class Trainer:
 
     def _stop_if_told(self, decided: dict[str, bool]) -> None:
         if decided.get("stop"):
-            path = self._save()
-            self._say(f"SIGTERM: stopped after step {self.step}; the same command goes on from {path}.")
+            self._save()
+            self._say(f"SIGTERM: stopped after step {self.step}; the same command goes on from {self.good}.")
             raise Terminated(agreed=True)
 
-    def _save(self) -> str:
+    def _save(self) -> None:
         """Every rank brings its share of the state, rank 0 writes."""
-        tensors = {}
+        self._look_back()  # the step just done is counted
+        tensors, optimizer = {}, self.engine.optimizer
         if self.ranks.first or engines.zero_stage(self.user) > 0:
-            tensors = checkpoint.state(self.engine.module, self.engine.optimizer)
+            tensors = state.state(self.engine.module, optimizer)
         if self.ranks.first:
+            about = {"optimizer": state.kind(optimizer), "bad_steps": (self.bad.count, self.bad.in_a_row)}
             keep = self.config.training.keep_checkpoints
-            path = checkpoint.write(self.checkpoints, self.step, tensors, self.settings, keep)
-            if self.ranks.watch is not None:
-                self.ranks.watch.hint = f"The last good checkpoint: {path}."
-        self.saved = time.monotonic()
-        return checkpoint.last_name(self.checkpoints)
+            checkpoint.write(self.checkpoints, self.step, tensors, self.settings, keep, about)
+        self.good, self.saved = checkpoint.path_of(self.checkpoints, self.step), time.monotonic()
+        if self.ranks.watch is not None:
+            self.ranks.watch.hint = f"The last good checkpoint: {self.good}."
 
     def _say(self, text: str) -> None:
         if self.ranks.first:

@@ -112,8 +112,14 @@ def _precision(training: TrainingConfig, user: dict[str, Any]) -> TrainingConfig
             f"deepspeed_config: {on[0]}.enabled needs zero_optimization.stage 1 or more here (float32 masters are kept "
             'apart there); or take "torch_autocast": {"enabled": true, "dtype": "bfloat16"}, which works at every stage.'
         )
+    dtype = user[on[0]].get("dtype", "bfloat16")
+    if on[0] == "torch_autocast" and dtype in ("float16", "fp16", "half") and not user.get("zero_optimization", {}).get("stage"):
+        raise ConfigError(
+            f"deepspeed_config: torch_autocast.dtype {dtype} needs zero_optimization.stage 1 or more here (a scaled loss would "
+            "undo what clips gradients and leaves bad steps out); or take bfloat16."
+        )
     if training.precision != "auto":
-        kind = "bf16" if on[0] == "bf16" or user[on[0]].get("dtype", "bfloat16") in ("bfloat16", "bf16") else "fp16"
+        kind = "bf16" if on[0] == "bf16" or dtype in ("bfloat16", "bf16") else "fp16"
         if on[0] == "fp16" or kind != training.precision:
             raise ConfigError(
                 f"training.precision is {training.precision} and the DeepSpeed configuration enables {on[0]}: leave one out."

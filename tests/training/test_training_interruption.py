@@ -9,15 +9,17 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import one_category
+from tiny import interrupted, one_category
 
 from bikd_fast.arguments import parse_run, run_parser
 from bikd_fast.config import ConfigError
+from bikd_fast.errors import UserError
 from bikd_fast.train import resuming
-from bikd_fast.training import distributed, place
+from bikd_fast.training import agreement, distributed, place
 from bikd_fast.training.bad_steps import TrainingError
 from bikd_fast.training.distillation import Distillation
 from bikd_fast.training.run import side_by_side, train
+from bikd_fast.training.state import CheckpointError
 from bikd_fast.training.trainer import Trainer
 
 
@@ -97,6 +99,60 @@ def test_too_many_bad_steps_in_a_row_stop_the_run_and_name_the_last_good_checkpo
     assert all(value.isfinite().all() for value in load_file(newest).values())
     rows = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert rows[2]["bad_steps"] == 0 and rows[-1]["bad_steps"] == 1
+
+
+def test_bad_steps_are_counted_over_an_interruption_and_the_last_one_is_told(tiny_mvtec, tmp_path, ranks, monkeypatch):
+    forward, calls = Distillation.forward, []
+
+    def broken(self, inputs, beta):
+        loss, terms = forward(self, inputs, beta)
+        calls.append(0)
+        return loss * (float("nan") if len(calls) in (2, 7, 8) else 1), terms
+
+    monkeypatch.setattr(Distillation, "forward", broken)
+    options = ("--training.checkpoint_seconds", "1e-9")
+    with interrupted(before=5):
+        train(settings(tiny_mvtec, tmp_path / "run", *options), ranks)
+    train(settings(tiny_mvtec, tmp_path / "run", *options), ranks)
+    rows = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert [row["bad_steps"] for row in rows] == [0, 0, 1, 1, 1, 1, 1, 2]
+    assert json.loads((tmp_path / "run/training.json").read_text())["bad_steps"] == 3
+
+
+def test_a_gradient_that_no_rank_holds_whole_is_looked_at_too(tiny_mvtec, tmp_path, ranks, monkeypatch, capfd):
+    """ZeRO leaves such a step out by itself."""
+    forward, calls = Distillation.forward, []
+
+    def broken(self, inputs, beta):
+        loss, terms = forward(self, inputs, beta)
+        calls.append(0)
+        zero = sum(p.sum() for p in self.student.parameters()) * 0
+        return loss + (zero.abs().sqrt() if len(calls) == 3 else 0), terms  # finite; its gradient is not
+
+    monkeypatch.setattr(Distillation, "forward", broken)
+    (tmp_path / "ds.json").write_text('{"zero_optimization": {"stage": 1}}')
+    run = train(settings(tiny_mvtec, tmp_path / "run", "--deepspeed_config", str(tmp_path / "ds.json")), ranks)
+    assert "step 3 skipped: the gradient is not finite" in capfd.readouterr().err
+    assert json.loads((run / "training.json").read_text())["bad_steps"] == 1
+
+
+def test_a_checkpoint_of_another_optimizer_is_refused(tiny_mvtec, tmp_path, ranks):
+    with interrupted(before=3):
+        train(settings(tiny_mvtec, tmp_path / "run", "--training.checkpoint_seconds", "1e-9"), ranks)
+    (tmp_path / "ds.json").write_text('{"optimizer": {"type": "Lamb"}}')
+    with pytest.raises(CheckpointError, match="of AdamW, and this run trains with Lamb"):
+        train(settings(tiny_mvtec, tmp_path / "run", "--deepspeed_config", str(tmp_path / "ds.json")), ranks)
+
+
+def test_ranks_that_see_different_things_do_not_train_together(monkeypatch):
+    def gather(everyones, seen, group):
+        everyones[:] = [seen | {key: 310 for key in seen if "step" in key}, seen]
+
+    monkeypatch.setattr(agreement.dist, "all_gather_object", gather)
+    two = distributed.Ranks(1, 2, torch.device("cpu"))
+    agreement.alike(two, number_of_pictures=5)
+    with pytest.raises(UserError, match="step to go on from: rank 0 sees 310, rank 1 sees 0"):
+        agreement.alike(two, number_of_pictures=5, step_to_go_on_from=0)
 
 
 def test_every_line_says_where_the_time_went(tiny_mvtec, tmp_path, ranks):

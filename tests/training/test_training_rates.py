@@ -73,9 +73,9 @@ def test_a_scheduler_that_waits_for_a_metric_is_refused():
         Rates(engine(torch.optim.lr_scheduler.ReduceLROnPlateau), TRAINING)
 
 
-def test_under_a_users_scheduler_the_teacher_rests_at_the_end_and_an_interrupted_run_ends_as_if_undisturbed(tiny_mvtec, tmp_path):
+def test_under_a_users_scheduler_the_teacher_rests_and_an_interrupted_run_ends_as_if_undisturbed(tiny_mvtec, tmp_path):
     scheduler = {"type": "WarmupCosineLR", "params": {"total_num_steps": 12, "warmup_num_steps": 4}}
-    (tmp_path / "ds.json").write_text(json.dumps({"scheduler": scheduler}))
+    (tmp_path / "ds.json").write_text(json.dumps({"scheduler": scheduler, "optimizer": {"type": "Lamb", "params": {"lr": 0.01}}}))
     options = ("--deepspeed_config", str(tmp_path / "ds.json"), "--training.steps", "12", "--training.log_every", "1")
     options += ("--training.checkpoint_seconds", "1e-9", "--training.keep_checkpoints", "20")
     try:

@@ -58,6 +58,7 @@ def test_batch_and_accumulation_of_the_json_win(user, training, batch, accumulat
         ({"optimizer": {"params": {"lr": 0.1}}}, {"lr_student": 0.2}, ("training.lr_student", "optimizer.params.lr")),
         ({"bf16": {"enabled": True}}, {"precision": "fp32"}, ("training.precision", "bf16")),
         ({"bf16": {"enabled": True}, "fp16": {"enabled": True}}, {}, ("fp16", "bf16")),
+        ({"torch_autocast": {"enabled": True, "dtype": "float16"}}, {}, ("torch_autocast.dtype", "stage 1")),
         ({"fp16": {"enabled": True}, "zero_optimization": {"stage": 0}}, {}, ("fp16.enabled", "stage")),
     ],
 )

@@ -203,8 +203,8 @@ def test_a_trial_goes_on_from_anothers_networks_with_its_own_settings(tiny_mvtec
         checkpoint.newest(trial.folder / "stripes/checkpoints", fingerprint(trial.config, "stripes", group[0].train))
         for trial in (one, two)
     ]
-    (step, tensors, _), (taken, same, warnings) = found
-    assert step == taken == 2 and not warnings and all(torch.equal(tensors[key], same[key]) for key in tensors)
+    assert [one.step for one in found] == [2, 2] and not found[1].warnings
+    assert all(torch.equal(value, found[1].tensors[key]) for key, value in found[0].tensors.items())
     result = two.advance()
     assert result["mixed"] and result["rung"] == 2 and [s for s, _ in result["losses"]["stripes"]] == [2, 4]
     assert not one.advance()["mixed"]

@@ -1,0 +1,142 @@
+"""Checkpoint files: which stay, which is taken up, and what of an optimizer they hold."""
+
+import copy
+
+import pytest
+import torch
+from timm.optim import Lamb
+
+from bikd_fast.files import whole, write_text
+from bikd_fast.training import checkpoint, state
+
+
+def trained(build=torch.optim.AdamW, steps=2):
+    torch.manual_seed(0)
+    module = torch.nn.Linear(3, 2)
+    optimizer = build(module.parameters(), lr=0.01)
+    for _ in range(steps):
+        step(module, optimizer)
+    return module, optimizer
+
+
+def step(module, optimizer):
+    optimizer.zero_grad()
+    module(torch.linspace(0, 1, 12).view(4, 3)).square().sum().backward()
+    optimizer.step()
+
+
+def write(folder, number, settings="s", keep=2):
+    return checkpoint.write(folder, number, state.state(*trained()), settings, keep, {"optimizer": "AdamW"})
+
+
+def names(folder):
+    return [int(path.stem.removeprefix("step-")) for path in sorted(folder.glob("*.safetensors"))]
+
+
+def flip(path):
+    flipped = bytearray(path.read_bytes())
+    flipped[-3] ^= 1
+    path.write_bytes(flipped)
+
+
+def test_the_newest_stay(tmp_path):
+    for number in (1, 2, 3):
+        write(tmp_path, number)
+    assert names(tmp_path) == [2, 3]
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path):
+    module, optimizer = trained()
+    for number in (1, 2, 3):
+        checkpoint.write(tmp_path, number, state.state(module, optimizer), "s", keep=2)
+    flip(tmp_path / "step-00000003.safetensors")
+    found = checkpoint.newest(tmp_path, "s")
+    assert found.step == 2 and found.path == checkpoint.path_of(tmp_path, 2) and "step-00000003" in found.warnings[0]
+    fresh = torch.nn.Linear(3, 2)
+    other = torch.optim.AdamW(fresh.parameters())
+    state.restore(found.tensors, fresh, other)
+    assert torch.equal(fresh.weight, module.weight)
+    assert torch.equal(other.state[fresh.weight]["exp_avg"], optimizer.state[module.weight]["exp_avg"])
+
+
+def test_a_checkpoint_of_other_settings_is_left_alone_and_costs_none_of_ours(tmp_path):
+    for number in (310, 370):
+        write(tmp_path, number, "theirs")
+    found = checkpoint.newest(tmp_path, "ours")
+    assert found.path is None and len(found.warnings) == 2 and "other settings" in found.warnings[0]
+    for number in (60, 120, 180):
+        assert write(tmp_path, number, "ours").is_file()
+    assert names(tmp_path) == [120, 180, 310, 370]
+    assert checkpoint.newest(tmp_path, "ours").step == 180 and checkpoint.newest(tmp_path, "theirs").step == 370
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_who_goes_on_from_before_a_damaged_checkpoint_keeps_what_it_writes_and_drops_that_one(tmp_path, readable):
+    for number in (2, 3):
+        write(tmp_path, number)
+    last = tmp_path / "step-00000003.safetensors"
+    if readable:
+        flip(last)
+    else:
+        last.write_bytes(b"cut short")
+    write(tmp_path, 1, keep=1)
+    assert names(tmp_path) == [1]
+
+
+@pytest.mark.parametrize("build", [torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD, Lamb])
+def test_an_optimizer_goes_on_as_if_undisturbed(tmp_path, build):
+    module, optimizer = trained(build)
+    checkpoint.write(tmp_path, 2, state.state(module, optimizer), "s", 1, {"optimizer": state.kind(optimizer)})
+    found = checkpoint.newest(tmp_path, "s")
+    fresh = torch.nn.Linear(3, 2)
+    other = build(fresh.parameters(), lr=0.01)
+    state.restore(found.tensors, fresh, other, found.about["optimizer"])
+    for _ in range(3):
+        step(module, optimizer)
+        step(fresh, other)
+    assert torch.equal(module.weight, fresh.weight) and torch.equal(module.bias, fresh.bias)
+
+
+def test_whole_numbers_that_some_optimizers_count_in_come_back_as_such():
+    module, optimizer = trained()
+    for moments in optimizer.state.values():
+        moments["step"] = 7  # as DeepSpeed's compiled Adam does
+    optimizer.param_groups[0]["step"] = 5
+    fresh = torch.nn.Linear(3, 2)
+    other = torch.optim.AdamW(fresh.parameters())
+    state.restore(state.state(module, optimizer), fresh, other)
+    counts = [other.state[parameter]["step"] for parameter in fresh.parameters()] + [other.param_groups[0]["step"]]
+    assert counts == [7, 7, 5] and all(type(count) is int for count in counts)
+
+
+def test_the_loss_scale_of_fp16_comes_back():
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
+
+    module, optimizer = trained()
+    optimizer.loss_scaler = DynamicLossScaler(2**16, 5, 1, 1, False, True, dtype=torch.half)
+    fresh = copy.deepcopy(module)
+    other = torch.optim.AdamW(fresh.parameters())
+    other.loss_scaler = copy.deepcopy(optimizer.loss_scaler)
+    optimizer.loss_scaler.cur_scale, optimizer.loss_scaler.cur_iter, optimizer.loss_scaler.last_overflow_iter = 1024.0, 9, 7
+    state.restore(state.state(module, optimizer), fresh, other)
+    assert vars(other.loss_scaler) == vars(optimizer.loss_scaler) and other.loss_scaler.cur_iter == 9
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(torch.optim.SGD, torch.optim.AdamW), (torch.optim.AdamW, Lamb)])
+def test_the_state_of_another_optimizer_is_refused(ours, theirs):
+    module, optimizer = trained(theirs)
+    with pytest.raises(state.CheckpointError, match=f"of {theirs.__name__}, and this run trains with {ours.__name__}"):
+        state.restore(state.state(module, optimizer), module, ours(module.parameters(), lr=0.1), state.kind(optimizer))
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path):
+    path = tmp_path / "config.yaml"
+    write_text(path, "old")
+    before = path.stat().st_mtime_ns
+    with pytest.raises(KeyboardInterrupt), whole(path) as temporary:
+        temporary.write_text("ne")
+        raise KeyboardInterrupt
+    write_text(path, "old")
+    assert path.read_text() == "old" and path.stat().st_mtime_ns == before and list(tmp_path.iterdir()) == [path]
+    write_text(path, "new")
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
