@@ -59,9 +59,28 @@ def _objects(small: Tensor) -> Tensor:
     return _fill(smooth > 0.5)
 
 
-def estimate_foreground(pool: Tensor) -> Tensor | None:
-    """Object masks (M, S, S) bool of training pictures (M, 3, S, S) uint8, or None if not to be believed."""
-    return object_masks(pool) if believed(pool[evenly(len(pool))]) else None
+def estimate_foreground(pool: Tensor, groups: Tensor | None = None) -> Tensor | None:
+    """Object masks (M, S, S) bool of training pictures (M, 3, S, S) uint8, or None if not to be believed.
+
+    Args:
+        groups: (M,) int64, which category a picture is of, each believed by itself (where it is not, the whole picture is the
+            object); one without.
+    """
+    groups = torch.zeros(len(pool), dtype=torch.int64) if groups is None else groups
+    which = believed_groups(pool[evenly(len(pool))], groups[evenly(len(pool))], int(groups.max()) + 1)
+    return masks_where(which[groups], pool) if which.any() else None
+
+
+def believed_groups(some: Tensor, groups: Tensor, count: int) -> Tensor:
+    """(count,) bool on the host: :func:`believed` of every category; groups (N,) say which the pictures are of."""
+    members = [some[(groups == group).to(some.device)] for group in range(count)]
+    return torch.tensor([bool(len(those)) and believed(those) for those in members])
+
+
+def masks_where(trusted: Tensor, pictures: Tensor) -> Tensor:
+    """:func:`object_masks` of pictures (N, 3, S, S), whole pictures where ``trusted`` (N,) bool is False."""
+    masks, whole = object_masks(pictures), ~trusted.to(pictures.device)
+    return masks | whole.view(-1, 1, 1) if whole.any() else masks
 
 
 def evenly(count: int, most: int = SAMPLE) -> Tensor:

@@ -12,7 +12,17 @@ from torch import Tensor
 
 from .config import SimulationConfig
 from .content import FILL, ORDER, Sources, draw_fill, make_sources
-from .foreground import CENTER, ELSEWHERE, believed, draw_places, estimate_foreground, object_grids, object_masks, seats
+from .foreground import (
+    CENTER,
+    ELSEWHERE,
+    believed_groups,
+    draw_places,
+    estimate_foreground,
+    evenly,
+    masks_where,
+    object_grids,
+    seats,
+)
 from .kinds import DRAWN, KINDS, draw_kinds, kind_tables
 from .masks import CELL, OUTLINE, PERLIN, block_means, draw_outlines, gradient_bank, pixels_inside
 from .nuisance import NUISANCE, add_nuisance, noise_bank
@@ -50,13 +60,14 @@ class Drawn(NamedTuple):
 
 
 class Simulator:
-    """Simulated anomalies for the pictures of one category.
+    """Simulated anomalies for good pictures, of one category or of several.
 
     pool: (M, 3, S, S) uint8 training pictures, S a multiple of 16. foreground: (M, S, S) bool object masks of the pool;
     None finds them if config.foreground asks for them (and uses the whole picture where none can be believed).
     textures: (K, 3, S, S) uint8 foreign pictures. All on the device where batches will be.
     count: of a set too large to be held; then pool holds some of its pictures, those at foreground.evenly(count), and every call
     brings the foreign pictures it needs, those at foreign_rows(index, keys, count). What comes out is the same.
+    groups: (M,) or (count,) int64, which of several categories a picture is of: objects are believed category by category.
     estimate: what finds the masks of a pool that is held.
     Raises ValueError for tensors that do not fit.
     """
@@ -70,7 +81,8 @@ class Simulator:
         foreground: Tensor | None = None,
         textures: Tensor | None = None,
         count: int | None = None,
-        estimate: Callable[[Tensor], Tensor | None] = estimate_foreground,
+        estimate: Callable[[Tensor, Tensor | None], Tensor | None] = estimate_foreground,
+        groups: Tensor | None = None,
     ) -> None:
         for name, x in (("pool", pool), ("textures", textures)):
             if x is not None and (x.dim() != 4 or x.dtype != torch.uint8 or x.shape[1:] != (3, x.shape[2], x.shape[2])):
@@ -91,9 +103,13 @@ class Simulator:
         if not config.foreground:
             foreground = None
         elif foreground is None and count is None:
-            foreground = estimate(pool)
+            foreground = estimate(pool, groups)
         self.foreground = foreground
-        self.each_time = count is not None and config.foreground and believed(pool)  # masks are found batch by batch
+        self._trusted = None  # (count,) bool, whose masks are to be believed where they are found batch by batch
+        if count is not None and config.foreground:
+            groups = torch.zeros(count, dtype=torch.int64) if groups is None else groups
+            self._trusted = believed_groups(pool, groups[evenly(count)], int(groups.max()) + 1)[groups].to(pool.device)
+        self.each_time = self._trusted is not None and bool(self._trusted.any())
         self._object_grids = None if foreground is None else object_grids(foreground)
         self._seats = None if self._object_grids is None else seats(self._object_grids)
         self._sources = make_sources(pool.contiguous(), textures, config.sources)
@@ -129,8 +145,8 @@ class Simulator:
         foreground, rows = self.foreground, index
         grids = None if self._object_grids is None else self._object_grids[index]
         cumulative = None if self._seats is None else self._seats[index]
-        if self.each_time:
-            foreground, rows = object_masks(images), torch.arange(b, device=images.device)
+        if self._trusted is not None and self.each_time:
+            foreground, rows = masks_where(self._trusted[index], images), torch.arange(b, device=images.device)
             grids = object_grids(foreground)
             cumulative = seats(grids)
         center, elsewhere = draw_places(numbers, CENTER, cumulative, size), draw_places(numbers, ELSEWHERE, cumulative, size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,12 +16,14 @@ from bikd_fast.models.memory import CAPACITY, Memory
 from bikd_fast.models.positions import Drawn
 from bikd_fast.training.distributed import Ranks
 from bikd_fast.training.log import peak_megabytes
-from bikd_fast.training.mirrors import natural_copies, with_copies
+from bikd_fast.training.mirrors import group_numbers, natural_copies, rounds, sampled, with_copies
 
 
 @torch.no_grad()
-def remember(config: RunConfig, pictures: torch.Tensor, ranks: Ranks, folder: Path) -> Detector:
+def remember(config: RunConfig, pictures: torch.Tensor, categories: Sequence[str], ranks: Ranks, folder: Path) -> Detector:
     """A detector that remembers up to :data:`CAPACITY` random positions of uint8 (M, 3, S, S) good pictures, not yet calibrated.
+
+    categories: M names, what the pictures are of: natural copies are found category by category.
 
     Which positions is a function of config.seed alone; every rank makes the same detector. Writes one line into log.jsonl.
     """
@@ -32,8 +35,9 @@ def remember(config: RunConfig, pictures: torch.Tensor, ranks: Ranks, folder: Pa
     memory = detector.student
     assert isinstance(memory, Memory)
     if config.data.copies:
-        found = natural_copies(pictures.to(ranks.device), detector.backbone)
-        pictures = with_copies(pictures, found)
+        groups = group_numbers(categories)
+        natural = [natural_copies(pictures[rows].to(ranks.device), detector.backbone) for rows in sampled(groups)]
+        pictures = with_copies(pictures, rounds(natural), groups)
     each = (config.data.image_size // memory.stride) ** 2
     drawn = Drawn(len(pictures) * each, CAPACITY, config.seed)
     rows, total, squares = [], torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)

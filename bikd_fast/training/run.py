@@ -134,16 +134,18 @@ def train_one(
     folder.mkdir(parents=True, exist_ok=True)
     whole = joint(config, categories)
     samples = [sample for category in categories for sample in category.train]
-    own, apart, names = _pictures(config, name, samples, ranks)
+    own, apart, shown = _pictures(config, name, samples, ranks)
+    category_of = {id(sample): category.name for category in categories for sample in category.train}
+    names, of = [str(sample.path) for sample in shown], [category_of[id(sample)] for sample in shown]
     good = own.some() if isinstance(own, Stream) else own  # read before anything is spent: a bad one is told at once
     textures, started = foreign_textures(config, ranks), time.perf_counter()
     if config.model.student == "bank":
         if isinstance(own, Stream):
             raise ConfigError("model.student: bank looks at all pictures at once, and they do not fit: raise data.cache_gb.")
-        begun, detector, came_to = 0, remember(config, own, ranks, folder), {}
+        begun, detector, came_to = 0, remember(config, own, of, ranks, folder), {}
     else:
         settings = fingerprint(config, name, samples)
-        trainer = Trainer(whole, own, names, ranks, folder, settings, textures, held_out=apart, kept=kept)
+        trainer = Trainer(whole, own, names, ranks, folder, settings, textures, held_out=apart, kept=kept, categories=of)
         begun, detector = trainer.step, trainer.train(until)
         came_to = trainer.came_to
     with kept.frozen(detector.backbone):
@@ -162,8 +164,8 @@ def train_one(
 
 def _pictures(
     config: RunConfig, name: str, samples: Sequence[Sample], ranks: Ranks
-) -> tuple[torch.Tensor | Stream, torch.Tensor, list[str]]:
-    """(to train on, held out uint8 (N, 3, S, S), paths of the former); a stream where they would take too much memory."""
+) -> tuple[torch.Tensor | Stream, torch.Tensor, list[Sample]]:
+    """(to train on, held out uint8 (N, 3, S, S), samples of the former); a stream where they would take too much memory."""
     data = config.data
     if in_memory(len(samples), data.image_size, data.cache_gb, ranks.device):
         pictures, kept, skipped = load_images(samples, data.image_size, on_bad_image=data.on_bad_image)
@@ -171,12 +173,12 @@ def _pictures(
             _say(ranks, f"skipped {path}: {reason}")
         training, held_out = split(len(kept), data.holdout, config.seed)
         _say(ranks, f"{name}: {len(training)} pictures to train on, {len(held_out)} held out, {len(skipped)} skipped")
-        return pictures[training], pictures[held_out], [str(kept[i].path) for i in training]
+        return pictures[training], pictures[held_out], [kept[i] for i in training]
     folder = cache_folder(data.cache_dir)
     store = Store(samples, data.image_size, folder, data.on_bad_image)
     training, held_out = split(len(samples), data.holdout, config.seed)
     _say(ranks, f"{name}: {len(training)} pictures to train on, read while training ({folder}); {len(held_out)} held out")
-    return Stream(store, training), store.many(held_out) if held_out else store.rows([]), [str(samples[i].path) for i in training]
+    return Stream(store, training), store.many(held_out) if held_out else store.rows([]), [samples[i] for i in training]
 
 
 def foreign_textures(config: RunConfig, ranks: Ranks) -> torch.Tensor | None:

@@ -16,7 +16,7 @@ from bikd_fast.data.store import Store
 from bikd_fast.data.threads import default_threads
 from bikd_fast.simulation.content import foreign_rows
 from bikd_fast.simulation.foreground import evenly
-from bikd_fast.training.mirrors import COPIES
+from bikd_fast.training.mirrors import turned
 from bikd_fast.training.sampling import Sampler
 
 COPIES_HELD = 6  # a set in memory is there as it was read, without the held-out ones, and with three mirrored copies
@@ -28,26 +28,29 @@ class Stream:
     Args:
         store: what the pictures come from.
         positions: which of the store's pictures are trained on, M.
-        copies: names of :data:`bikd_fast.training.mirrors.COPIES`, each for all pictures.
+        copies: as :func:`bikd_fast.training.mirrors.rounds` says, each for all pictures.
+        groups: (M,) int64, which category a picture is of, for the copies.
     """
 
-    def __init__(self, store: Store, positions: Sequence[int], copies: Sequence[str] = ()) -> None:
-        self.store, self.positions, self.copies = store, list(positions), list(copies)
+    def __init__(
+        self, store: Store, positions: Sequence[int], copies: Sequence[Sequence[str]] = (), groups: torch.Tensor | None = None
+    ) -> None:
+        self.store, self.positions, self.copies, self.groups = store, list(positions), list(copies), groups
         self._ahead: Ahead[list[tuple[torch.Tensor, torch.Tensor]]] | None = None
 
     def __len__(self) -> int:
         return len(self.positions) * (1 + len(self.copies))
 
-    def with_copies(self, names: Sequence[str]) -> Stream:
-        return Stream(self.store, self.positions, names)
+    def with_copies(self, copies: Sequence[Sequence[str]], groups: torch.Tensor) -> Stream:
+        return Stream(self.store, self.positions, copies, groups)
 
     def rows(self, index: torch.Tensor) -> torch.Tensor:
         """(n, 3, S, S) uint8 on the host; index (n,) int64 into the set with its copies."""
         count = len(self.positions)
         found = self.store.rows([self.positions[i % count] for i in index.tolist()])
         for to, i in enumerate(index.tolist()):
-            if i >= count:
-                found[to] = COPIES[self.copies[i // count - 1]](found[to])
+            if i >= count and self.groups is not None:
+                found[to] = turned(self.copies[i // count - 1][int(self.groups[i % count])], found[to])
         return found
 
     def some(self) -> torch.Tensor:

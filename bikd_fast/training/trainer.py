@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,7 +26,7 @@ from bikd_fast.training.graphs import Graphs, wanted
 from bikd_fast.training.inputs import InputMaker
 from bikd_fast.training.kept import NOTHING, Kept
 from bikd_fast.training.log import Log
-from bikd_fast.training.mirrors import natural_copies, shown, with_copies
+from bikd_fast.training.mirrors import group_numbers, natural_copies, rounds, sampled, with_copies
 from bikd_fast.training.pool import Pool
 from bikd_fast.training.rates import Rates
 from bikd_fast.training.sampling import Sampler
@@ -45,6 +47,8 @@ class Trainer:
         textures: uint8 (K, 3, S, S) of a texture folder, or None.
         held_out: uint8 (N, 3, S, S) good pictures that are not trained on; a few of them are looked at where a line is logged.
         kept: what trainings before on the same pictures have computed.
+        categories: M names of the categories that the pictures are of; one without. Objects and natural copies are found
+            category by category.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class Trainer:
         textures: torch.Tensor | None = None,
         held_out: torch.Tensor | None = None,
         kept: Kept = NOTHING,
+        categories: Sequence[str] = (),
     ) -> None:
         user = user_config.read(config.deepspeed_config)
         training = user_config.settle(config.training, user, ranks.world)
@@ -72,13 +77,14 @@ class Trainer:
         self.detector.backbone.to(memory_format=torch.channels_last)
         self.low = engines.low_precision(user)
         self.dtype = self.low or engines.precision(training, ranks.device)
+        groups = group_numbers(categories or [""] * len(names))
         if config.data.copies:
-            pictures, names = self._with_copies(pictures, names, kept)
+            pictures, names, groups = self._with_copies(pictures, names, groups, list(dict.fromkeys(categories)) or [""], kept)
         self.pool = Pool(pictures, self.detector.backbone, ranks.device, self.dtype, kept=kept)
         whole = None if self.pool.stream is None else len(self.pool)
         self.simulator = Simulator(
             config.simulation, self.pool.pictures, None, textures, whole,
-            lambda pool: kept(lambda: estimate_foreground(pool), "foreground", pool),
+            lambda pool, of: kept(lambda: estimate_foreground(pool, of), "foreground", pool, of), groups,
         )  # fmt: skip
         self.sampler = Sampler(len(pictures), training.batch_size, config.seed, ranks.rank, ranks.world, training.accumulation)
         self.engine = self._engine()
@@ -100,15 +106,18 @@ class Trainer:
         self.glance = Glance(self.detector, None if self.apart or held_out is None else held_out)
 
     def _with_copies(
-        self, pictures: torch.Tensor | Stream, names: list[str], kept: Kept
-    ) -> tuple[torch.Tensor | Stream, list[str]]:
-        some = pictures.rows(shown(len(pictures))) if isinstance(pictures, Stream) else pictures[shown(len(pictures))]
-        some, backbone = some.to(self.ranks.device), self.detector.backbone
-        found = kept(lambda: natural_copies(some, backbone), "natural copies", some, backbone)
-        if found and self.ranks.first:
-            print(f"  copies that the pictures themselves show to be natural: {', '.join(found)}", file=sys.stderr)
-        more = pictures.with_copies(found) if isinstance(pictures, Stream) else with_copies(pictures, found)
-        return more, names * (1 + len(found))
+        self, pictures: torch.Tensor | Stream, names: list[str], groups: torch.Tensor, labels: list[str], kept: Kept
+    ) -> tuple[torch.Tensor | Stream, list[str], torch.Tensor]:
+        backbone, natural = self.detector.backbone, []
+        for label, rows in zip(labels, sampled(groups)):
+            some = (pictures.rows(rows) if isinstance(pictures, Stream) else pictures[rows]).to(self.ranks.device)
+            natural.append(kept(partial(natural_copies, some, backbone), "natural copies", some, backbone))
+            if natural[-1] and self.ranks.first:
+                of = f" of {label}" if len(labels) > 1 else ""
+                print(f"  copies{of} that the pictures themselves show to be natural: {', '.join(natural[-1])}", file=sys.stderr)
+        copies = rounds(natural)
+        more = pictures.with_copies(copies, groups) if isinstance(pictures, Stream) else with_copies(pictures, copies, groups)
+        return more, names * (1 + len(copies)), groups.repeat(1 + len(copies))
 
     def _engine(self):
         module = Distillation(self.detector.adapter, self.detector.student, self.config.objective, self.detector.head)

@@ -47,6 +47,18 @@ def test_an_area_that_varies_is_not_believed() -> None:
     assert estimate_foreground(torch.cat((big, tiny))) is None
 
 
+def test_objects_are_believed_category_by_category() -> None:
+    parts, _ = object_pool(count=4)
+    surface = texture_pool(count=8, size=128)
+    both = torch.cat((surface[:4], parts, surface[4:]))
+    assert estimate_foreground(both) is None  # a third of a mixed set
+    groups = torch.tensor([0] * 4 + [1] * 4 + [0] * 4)
+    found = estimate_foreground(both, groups)
+    assert found is not None and torch.equal(found[4:8], estimate_foreground(parts))
+    assert found[:4].all() and found[8:].all()
+    assert estimate_foreground(surface, torch.arange(8) % 2) is None
+
+
 def test_places_are_on_the_object_and_all_over_it() -> None:
     _, truth = object_pool(count=1)
     cumulative = seats(object_grids(truth)).expand(2000, -1)

@@ -28,7 +28,7 @@ def test_a_training_is_the_same_to_the_bit_with_what_another_left(tiny_mvtec, tm
     whole, copies, masks = Pool._all_features, trainer.natural_copies, trainer.estimate_foreground
     monkeypatch.setattr(Pool, "_all_features", lambda self: made.append("features") or whole(self))
     monkeypatch.setattr(trainer, "natural_copies", lambda *given: made.append("copies") or copies(*given))
-    monkeypatch.setattr(trainer, "estimate_foreground", lambda pool: made.append("masks") or masks(pool))
+    monkeypatch.setattr(trainer, "estimate_foreground", lambda *given: made.append("masks") or masks(*given))
     options = ("--data.category", category, "--training.steps", "6", "--simulation.foreground", "true", "--data.copies", "true")
     config = one_category(tiny_mvtec, tmp_path / "unused", *options, "--data.holdout", "0.25")
     found = open_dataset("mvtec", tiny_mvtec, config.data.category)

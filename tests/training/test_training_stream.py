@@ -17,7 +17,7 @@ from bikd_fast.simulation import SimulationConfig, Simulator
 from bikd_fast.simulation.content import foreign_rows
 from bikd_fast.simulation.foreground import evenly
 from bikd_fast.training import distributed, streaming
-from bikd_fast.training.mirrors import with_copies
+from bikd_fast.training.mirrors import rounds, with_copies
 from bikd_fast.training.run import HELD_OUT, split, train
 from bikd_fast.training.sampling import Sampler
 from bikd_fast.training.streaming import Stream, in_memory
@@ -55,12 +55,14 @@ def test_a_streamed_training_is_the_one_from_memory_bit_for_bit(tiny_mvtec, tmp_
 
 
 def test_what_a_step_gets_does_not_depend_on_threads_or_on_where_it_starts(tiny_mvtec, tmp_path, monkeypatch):
-    whole = with_copies(load_images(samples(tiny_mvtec), 64)[0], ["left-right", "half turn"])
+    groups = torch.arange(12) % 2
+    copies = rounds([["left-right"], ["left-right", "half turn"]])
+    whole = with_copies(load_images(samples(tiny_mvtec), 64)[0], copies, groups)
     sampler = Sampler(len(whole), 4, seed=3)
     for threads, first in ((1, 0), (4, 0), (4, 5)):
         monkeypatch.setattr(streaming, "default_threads", lambda threads=threads: threads)
         store = Store(samples(tiny_mvtec), 64, tmp_path / f"{threads}{first}")
-        stream = Stream(store, range(12), ["left-right", "half turn"])
+        stream = Stream(store, range(12), copies, groups)
         assert store.decoded == 0  # nothing is read before it is asked for
         stream.begin(sampler, 12, pin=False)
         for step in range(first, 12):
@@ -72,14 +74,16 @@ def test_what_a_step_gets_does_not_depend_on_threads_or_on_where_it_starts(tiny_
         assert store.decoded >= 12 - first
 
 
-@pytest.mark.parametrize("objects", [False, True])
-def test_a_simulator_that_is_brought_its_pictures_makes_the_same_defects(objects):
+@pytest.mark.parametrize(("objects", "mixed"), [(False, False), (True, False), (True, True)])
+def test_a_simulator_that_is_brought_its_pictures_makes_the_same_defects(objects, mixed):
     y, x = torch.meshgrid(torch.arange(128), torch.arange(128), indexing="ij")
     noise = torch.randint(0, 30, (300, 3, 128, 128), generator=torch.Generator().manual_seed(0))
     inside = ((y - 64) ** 2 + (x - 64) ** 2 < 40**2) if objects else torch.zeros(128, 128, dtype=torch.bool)
-    pool = (noise + torch.where(inside, 180, 20)).byte()
+    groups = torch.arange(300) % 2 if mixed else None
+    with_object = inside if groups is None else inside & (groups == 1).view(-1, 1, 1, 1)
+    pool = (noise + torch.where(with_object, 180, 20)).byte()
     config = SimulationConfig()
-    holding, brought = Simulator(config, pool), Simulator(config, pool[evenly(300)], count=300)
+    holding, brought = Simulator(config, pool, groups=groups), Simulator(config, pool[evenly(300)], count=300, groups=groups)
     assert brought.each_time == objects == (holding.foreground is not None)
     index, keys = torch.tensor([0, 299, 17, 130, 5, 66]), torch.arange(6) * 77
     shown = pool[index].float() / 255
