@@ -7,7 +7,9 @@
 
 An arm is a configuration (configs/) and overrides. Each (arm, seed) is one run over all categories, started as `make train` does;
 what is in the CSV already is kept, an unfinished run goes on from its checkpoint: kill it, start it again. ``--jobs N`` trains N
-runs at a time, one process each (times are then those of N neighbours). The page is written whenever a run is done.
+runs at a time, one process each (times are then those of N neighbours). The page is written whenever a run is done. An arm that
+differs from another only in what is made after training takes up what that one has trained, where ``--keep`` left it; how long
+it would have trained is then left empty.
 """
 
 from __future__ import annotations
@@ -27,47 +29,59 @@ from runs import ROOT, append, launch, read, rows_of
 
 from bikd_fast.arguments import parse_run, run_parser
 from bikd_fast.config import RunConfig
+from bikd_fast.data import open_dataset
+from bikd_fast.training.run import DONE, fingerprint
 
-ALONE = ["--model.head", "false", "--model.mahalanobis", "false"]
-WITH_CON = ["--objective.con", "true"]
-RARE_STAINS = ["--simulation.kinds.stain", "1.5", *WITH_CON]  # the rows of arms that have it are older than both defaults
+NO_HEAD = ["--model.head", "false"]
+NO_DISTANCE = ["--model.mahalanobis", "false"]
+ONE_WAY = ["--objective.beta", "0"]
+RARE_STAINS = ["--simulation.kinds.stain", "1.5", "--objective.con", "true"]  # from here on: defaults of before, of older rows
 NO_RELIEF = ["--simulation.kinds.relief", "0", *RARE_STAINS]
-WITHOUT = ["--map.fill", "false", *NO_RELIEF]  # what the arms that are compared with `bare` lack
+BARE = ["--map.fill", "false", *NO_RELIEF]
 ARMS: dict[str, tuple[str, list[str]]] = {  # name -> (configuration, overrides)
     "bikd": ("bikd", []),
-    "f-only": ("bikd", ["--objective.beta", "0"]),
+    "f-only": ("bikd", ONE_WAY),
     "half-steps": ("bikd", []),
-    "f-only-half-steps": ("bikd", ["--objective.beta", "0"]),
-    "with-con": ("bikd", WITH_CON),
-    "rare-stains": ("bikd", RARE_STAINS),
-    "f-only-rare-stains": ("bikd", ["--objective.beta", "0", *RARE_STAINS]),
-    "no-relief": ("bikd", NO_RELIEF),
-    "f-only-no-relief": ("bikd", ["--objective.beta", "0", *NO_RELIEF]),
-    "bare": ("bikd", []),
-    "wide-margin": ("bikd", ["--objective.margin", "1.0"]),
-    "no-con": ("bikd", ["--objective.con", "false"]),
+    "f-only-half-steps": ("bikd", ONE_WAY),
+    "with-con": ("bikd", ["--objective.con", "true"]),
     "no-div": ("bikd", ["--objective.div", "false"]),
     "no-anc": ("bikd", ["--objective.anc", "false"]),
+    "wide-margin": ("bikd", ["--objective.margin", "1.0"]),
+    "no-dents": ("bikd", ["--simulation.kinds.relief", "0"]),
+    "few-stains": ("bikd", ["--simulation.kinds.stain", "1.5"]),
     "no-foreground": ("bikd", ["--simulation.foreground", "false"]),
     "no-cleanup": ("bikd", ["--simulation.cleanup", "false"]),
     "no-nuisance": ("bikd", ["--simulation.nuisance", "0"]),
     "no-copies": ("bikd", ["--data.copies", "false"]),
-    "no-head": ("bikd", ["--model.head", "false"]),
-    "no-mahalanobis": ("bikd", ["--model.mahalanobis", "false"]),
-    "discrepancy": ("bikd", ALONE),
-    "f-only-discrepancy": ("bikd", ["--objective.beta", "0", *ALONE]),
+    "no-head": ("bikd", NO_HEAD),
+    "no-mahalanobis": ("bikd", NO_DISTANCE),
+    "no-fill": ("bikd", ["--map.fill", "false"]),
     "no-level-weights": ("bikd", ["--map.calibrate_levels", "false"]),
     "channel-weights": ("bikd", ["--map.calibrate_channels", "true"]),
+    "discrepancy": ("bikd", [*NO_HEAD, *NO_DISTANCE]),
+    "f-only-discrepancy": ("bikd", [*ONE_WAY, *NO_HEAD, *NO_DISTANCE]),
     "stpm": ("stpm", []),
     "rd": ("rd", []),
     "stpm-half-steps": ("stpm", []),
     "rd-half-steps": ("rd", []),
-    "denoising": ("denoising", RARE_STAINS),
+    "denoising": ("denoising", []),
     "relation": ("relation", []),
     "dual": ("dual", []),
     "inpainting": ("inpainting", []),
     "bank": ("bank", []),
-    "shared": ("bikd", ["--model.shared", "true", *RARE_STAINS]),
+    "shared": ("bikd", ["--model.shared", "true"]),
+    "rare-stains": ("bikd", RARE_STAINS),
+    "f-only-rare-stains": ("bikd", [*ONE_WAY, *RARE_STAINS]),
+    "rare-stains-denoising": ("denoising", RARE_STAINS),
+    "rare-stains-shared": ("bikd", ["--model.shared", "true", *RARE_STAINS]),
+    "no-relief": ("bikd", NO_RELIEF),
+    "f-only-no-relief": ("bikd", [*ONE_WAY, *NO_RELIEF]),
+    "bare": ("bikd", BARE),
+    "bare-wide-margin": ("bikd", ["--objective.margin", "1.0", *BARE]),
+    "bare-no-copies": ("bikd", ["--data.copies", "false", *BARE]),
+    "bare-no-mahalanobis": ("bikd", [*NO_DISTANCE, *BARE]),
+    "bare-discrepancy": ("bikd", [*NO_HEAD, *NO_DISTANCE, *BARE]),
+    "f-only-bare-discrepancy": ("bikd", [*ONE_WAY, *NO_HEAD, *NO_DISTANCE, *BARE]),
 }
 OUTPUT = ROOT / "benchmarks/results/evidence.csv"
 KEY = ("data", "categories", "options", "arm", "seed")
@@ -92,15 +106,22 @@ def main() -> None:
 def run_all(options: argparse.Namespace, passed: list[str]) -> None:
     """Every (seed, arm) that the CSV lacks, seeds outermost: after the first third there is one seed of every arm."""
     described = describe(passed)
+    check_same_set(read(options.output), described, passed)
     done = {tuple(row[k] for k in KEY) for row in read(options.output)}
     wanted = [(arm, seed) for seed in options.seeds for arm in options.arms]
     missing = [(arm, seed) for arm, seed in wanted if (*described, arm, str(seed)) not in done]
     print(f"{len(missing)} of {len(wanted)} runs to do", flush=True)
     lock = threading.Lock()
 
+    def folder_of(arm: str, seed: int) -> Path:
+        return options.folder / f"{arm}-seed{seed}-{zlib.crc32(repr(described).encode()):08x}"
+
     def one(task: tuple[str, int]) -> None:
         arm, seed = task
-        run = options.folder / f"{arm}-seed{seed}-{zlib.crc32(repr(described).encode()):08x}"
+        run = folder_of(arm, seed)
+        done = [other for other in ARMS if other != arm and (folder_of(other, seed) / DONE).is_file()]
+        for other in trained_alike(arm, done, passed)[:1]:
+            take_up(run, folder_of(other, seed))
         job = launch([*given(arm, passed), "--seed", str(seed), "--output", str(run)], options.jobs)
         rows = [dict(zip(KEY, (*described, arm, seed))) | row for row in rows_of(run, job)]
         with lock:
@@ -124,19 +145,46 @@ def run_all(options: argparse.Namespace, passed: list[str]) -> None:
         raise SystemExit(f"{len(failed)} runs failed and are not in the table: {', '.join(failed)}")
 
 
+def trained_alike(arm: str, others: Sequence[str], passed: Sequence[str]) -> list[str]:
+    """Which of ``others`` train the same networks on the same pictures."""
+
+    def depends_on(name: str) -> str:
+        return fingerprint(settings(name, passed), "", [])
+
+    return [other for other in others if depends_on(other) == depends_on(arm)]
+
+
+def take_up(run: Path, source: Path) -> None:
+    """Give a run that has not begun the checkpoints of another."""
+    if not run.exists():
+        for found in source.rglob("checkpoints"):
+            shutil.copytree(found, run / found.relative_to(source))
+
+
 def given(arm: str, passed: Sequence[str]) -> list[str]:
     """The arm as options of `bikd train`."""
     config, overrides = ARMS[arm]
-    without = WITHOUT if arm in evidence_page.PARTS else []
     words = ["--config", str(ROOT / f"configs/{config}.yaml"), *passed]
     if arm not in evidence_page.ALL_STEPS:
         words += ["--training.steps", str(parse_run(run_parser("evidence", ""), words).training.steps // 2)]
-    return [*words, *without, *overrides]
+    return [*words, *overrides]
 
 
 def settings(arm: str, passed: Sequence[str]) -> RunConfig:
     """What a run of this arm would be."""
     return parse_run(run_parser("evidence", ""), given(arm, passed))
+
+
+def check_same_set(rows: Sequence[dict[str, str]], described: tuple[str, str, str], passed: Sequence[str]) -> None:
+    """End where the CSV has rows of another data set under the same name, which is that of its folder."""
+    data = settings("bikd", passed).data
+    ours = {c.name for c in open_dataset(data.format, Path(data.root) if data.root else None, data.category)}
+    theirs = {row["category"] for row in rows if (row["data"], row["categories"]) == described[:2]} - {"mean"}
+    if theirs and theirs != ours:
+        raise SystemExit(
+            f"The table has rows of {described[0]} with other categories ({', '.join(sorted(theirs ^ ours)[:3])}): another data "
+            "set. Rename one of the folders, or give another --output."
+        )
 
 
 def describe(passed: Sequence[str]) -> tuple[str, str, str]:

@@ -6,33 +6,36 @@ import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from evidence_words import HEADER, PUBLISHED, STRUCTURE, WHAT
+from evidence_words import HEADER, MVTEC_AD, PUBLISHED_BY_ARM, STRUCTURE, WHAT, published
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/evidence.md"
 BASE = "bikd"
-BARE = "bare"
-STAND_IN = "no-relief"  # compared with where BASE was not run
-PARTS = (  # compared with BARE, and like it without what came last (evidence.WITHOUT), so that older rows of them stay true
-    *(BARE, "wide-margin", "no-con", "no-div", "no-anc", "no-foreground", "no-cleanup", "no-nuisance", "no-copies", "no-head"),
-    *("no-mahalanobis", "discrepancy", "f-only-discrepancy", "no-level-weights", "channel-weights"),
-)
 KIND = "auroc:"
 ARCHITECTURES = {"x86_64", "aarch64", "arm64"}  # what older rows have for a processor
 Row = dict[str, str]
 
-ALL_STEPS = (BASE, "f-only", "stpm", "rd", "bank")  # every other arm has half of them, as older rows do
+ALL_STEPS = (BASE, "f-only", "stpm", "rd", "bank")  # every other arm has half of them
 HALF = "half-steps"
+STAND_IN = "no-relief"  # compared with where BASE was not run
 RARE = "rare-stains"
-RARELY_STAINED = ("f-only-rare-stains", STAND_IN, "denoising", "shared")
-DENTLESS = ("f-only-no-relief",)
-COMPARED = (  # with which arm, how the title goes on, which arms
+OLDER = {  # with defaults of before, kept until measured anew: with which arm, how the title goes on, which arms
+    "with-con": (": both with L_con; rare-stains has the balance of before 59ef089", (RARE,)),
+    RARE: (
+        ": all with simulated stains half as often, and L_con where there is a backward direction",
+        ("f-only-rare-stains", STAND_IN, "rare-stains-denoising", "rare-stains-shared"),
+    ),
+    STAND_IN: (": both without simulated dents", ("f-only-no-relief",)),
+    "bare": (
+        ": all without simulated dents, with L_con, and no map is filled except no-relief's",
+        (STAND_IN, *(arm for arm in WHAT if "bare-" in arm)),
+    ),
+}
+WITH_OLDER_DEFAULTS = {"bare", *(arm for _, arms in OLDER.values() for arm in arms)}
+COMPARED = (
     (BASE, "", (*ALL_STEPS, HALF)),
-    (HALF, ": all with half the steps", tuple(a for a in WHAT if a not in (*ALL_STEPS, *PARTS, *DENTLESS, *RARELY_STAINED, RARE))),
-    ("with-con", ": both with L_con; rare-stains has the balance of before 59ef089", (RARE,)),
-    (RARE, ": all with simulated stains half as often, and L_con where there is a backward direction", RARELY_STAINED),
-    (STAND_IN, ": both without simulated dents", DENTLESS),
-    (BARE, ": all without simulated dents, with L_con except no-con, and no map is filled except no-relief's", (*PARTS, STAND_IN)),
+    (HALF, ": all with half the steps", tuple(a for a in WHAT if a not in ALL_STEPS and a not in WITH_OLDER_DEFAULTS)),
+    *((against, what, arms) for against, (what, arms) in OLDER.items()),
 )
 BEFORE_DENTS = {"31bd773", "720e899", "89f56fd", "8c936a7", "9fdc591", "bfe9782"}  # commits of rows older than simulated dents
 
@@ -40,20 +43,23 @@ BEFORE_DENTS = {"31bd773", "720e899", "89f56fd", "8c936a7", "9fdc591", "bfe9782"
 def write(rows: Sequence[Row], arms: Sequence[str]) -> None:
     """Write docs/evidence.md from all rows of the CSV; ``arms`` in the order of the page."""
     parts = [HEADER]
-    plain = [row for row in rows if not row.get("options")]
-    if not plain:
-        parts.append("No arm has been run with the defaults so far.")
-    for data, named in dict.fromkeys((row["data"], row["categories"]) for row in plain):
-        some = [row for row in plain if (row["data"], row["categories"]) == (data, named)]
-        parts.append(f"## {data}" + (f", categories {named}" if named else ""))
-        parts += section(some, arms)
+    if not rows:
+        parts.append("No arm has been run so far.")
+    for data, named, options in dict.fromkeys(map(_set_of, rows)):
+        title = f"## {data}" + (f", categories {named}" if named else "") + (f", with `{options}`" if options else "")
+        parts += [title, *section([row for row in rows if _set_of(row) == (data, named, options)], arms)]
     parts.append("## Position and structure\n\n" + STRUCTURE)
-    parts.append("## Published figures on MVTec AD, as published\n\n" + PUBLISHED)
+    parts.append("## Published figures on MVTec AD, as published\n\n" + published())
     parts.append(
         "Another data set, other teachers and other budgets than above: no row of ours is comparable with them until this page\n"
-        "holds a section `mvtec`, which `python benchmarks/evidence.py --data.format mvtec --data.root DIR` makes."
+        "holds a section of MVTec AD, which `python benchmarks/evidence.py --data.format mvtec --data.root DIR` makes; there they\n"
+        "stand beside ours."
     )
     PAGE.write_text("\n\n".join(parts) + "\n")
+
+
+def _set_of(row: Row) -> tuple[str, str, str]:
+    return row["data"], row["categories"], row.get("options", "")
 
 
 def section(rows: Sequence[Row], arms: Sequence[str]) -> list[str]:
@@ -66,16 +72,19 @@ def section(rows: Sequence[Row], arms: Sequence[str]) -> list[str]:
     parts = [_arms(run, means)]
     if missing:
         parts.append(f"Not run: {', '.join(missing)}.")
+    if set(categories) <= MVTEC_AD:
+        parts.append("### Beside what is published on MVTec AD\n\n" + _beside(run, means, categories))
     parts += [f"### Against {title}\n\n" + _differences(those, means, against) for title, against, those in comparisons(run)]
     parts.append("### Image AUROC by category\n\n" + _grid(run, categories, lambda a, c: _values(_of(rows, a, c), "image_auroc")))
     names = [key.removeprefix(KIND).replace("_", " ") for key in kinds]
     table = _grid(run, kinds, lambda a, k: _values(means[a], k), names)
     parts.append("### Image AUROC by kind of defect\n\nEach kind against all good pictures, mean over categories.\n\n" + table)
-    if BASE in run:
-        by_category = [(c, _of(rows, BASE, c)) for c in categories]
+    shown = next((arm for arm in (BASE, STAND_IN) if arm in run), None)
+    if shown:
+        by_category = [(c, _of(rows, shown, c)) for c in categories]
         lines = _head(["category", *names]) + [_line([c, *(_percent(_values(r, k)) for k in kinds)]) for c, r in by_category]
-        parts.append(f"### {BASE}: image AUROC by category and kind\n\n" + "\n".join(lines))
-    parts.append("### Is anything no better than chance?\n\n" + _structure(rows, run, categories))
+        parts.append(f"### {shown}: image AUROC by category and kind\n\n" + "\n".join(lines))
+    parts.append("### Is anything no better than chance?\n\n" + _structure(rows, run, categories, kinds))
     parts.append("### Diagnostics\n\n" + _diagnostics(run, means))
     parts.append(_provenance(rows))
     return parts
@@ -138,19 +147,39 @@ def exceeds(differences: Sequence[float], ours: Sequence[float], base: Sequence[
     return one_sign and abs(statistics.fmean(differences)) > noise
 
 
-def _structure(rows: Sequence[Row], run: Sequence[str], categories: Sequence[str]) -> str:
-    """Where held-out good pictures come nearest to scoring above defects, in words made from the rows."""
-    found = []
+def _beside(run: Sequence[str], means: dict[str, list[Row]], categories: Sequence[str]) -> str:
+    """Our figures and the published ones of the method that an arm stands for, in one line each."""
+    lines = _head(["arm", "image AUROC", "pixel AUROC", "AUPRO", "published: image AUROC", "pixel AUROC", "PRO", "their teacher"])
+    for arm in (arm for arm in run if arm in PUBLISHED_BY_ARM):
+        ours = [_percent(_values(means[arm], key)) for key in ("image_auroc", "pixel_auroc", "aupro")]
+        lines.append(_line([arm, *ours, *PUBLISHED_BY_ARM[arm]]))
+    few = f"\n\nOurs is of {len(categories)} of the 15 categories." if len(categories) < len(MVTEC_AD) else ""
+    return "\n".join(lines) + few
+
+
+def _structure(rows: Sequence[Row], run: Sequence[str], categories: Sequence[str], kinds: Sequence[str]) -> str:
+    """Where good pictures come nearest to scoring above defects, in words made from the rows."""
+    found, low = [], []
     for arm in run:
         each = {c: _values(_of(rows, arm, c), "image_auroc") for c in categories}
         known = {c: values for c, values in each.items() if values}
+        of_kinds = {(c, k): _values(_of(rows, arm, c), k) for c in categories for k in kinds}
+        below = [
+            f"{k.removeprefix(KIND).replace('_', ' ')} on {c} ({_percent(values)})"
+            for (c, k), values in of_kinds.items()
+            if values and statistics.fmean(values) <= 0.5
+        ]
+        if below:
+            low.append(f"- {arm}: {', '.join(below)}")
         if known:
             worst = min(known, key=lambda c: statistics.fmean(known[c]))
             found.append((statistics.fmean(known[worst]), f"{arm} on {worst} ({_percent(known[worst])})"))
     chance = [text for value, text in found if value <= 0.5]
     said = f"At or below chance: {', '.join(chance)}." if chance else "No arm is at or below chance on any category."
     weakest = "; ".join(text for _, text in sorted(found))
-    return f"{said} The weakest category of every arm, from the weakest up: {weakest}."
+    kind = "No kind of defect is, on any category." if not low else "Single kinds of defects that are, on single categories:"
+    said = f"{said} The weakest category of every arm, from the weakest up: {weakest}.\n\n{kind}"
+    return said + ("\n\n" + "\n".join(low) if low else "")
 
 
 def _diagnostics(run: Sequence[str], means: dict[str, list[Row]]) -> str:
@@ -175,7 +204,7 @@ def _diagnostics(run: Sequence[str], means: dict[str, list[Row]]) -> str:
         "square distance of unit features from their mean: 0 would be a collapse. Real defects: inside the masks of the test\n"
         "pictures; nothing is chosen by them. Simulated defects are those that the arm is trained with."
     )
-    older = [a for a in shown if a not in (*PARTS, *DENTLESS, STAND_IN) and any(row["commit"] in BEFORE_DENTS for row in means[a])]
+    older = [a for a in shown if any(row["commit"] in BEFORE_DENTS for row in means[a])]
     if older:
         lines.append(f"They are without dents, because measured before there were any, in {', '.join(older)}: not those of {BASE}.")
     return "\n".join(lines)

@@ -11,6 +11,7 @@ from collections import defaultdict
 from runs import ROOT, read
 
 SHOWN = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
+COST = {"train_seconds": "training, s", "train_peak_mb": "peak, MB"}
 BEGIN, END = "<!-- results: benchmarks/tables.py -->", "<!-- end of results -->"
 
 
@@ -19,24 +20,33 @@ def table(rows: list[dict[str, str]]) -> str:
     by_category: dict[str, list[dict[str, str]]] = defaultdict(list)
     for row in rows:
         by_category[row["category"]].append(row)
-    lines = ["| | " + " | ".join(SHOWN.values()) + " |", "|---" * (len(SHOWN) + 1) + "|"]
+    heads = [*SHOWN.values(), *COST.values()]
+    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     for name, found in by_category.items():
         cells = []
         for key in SHOWN:
             values = [100 * float(row[key]) for row in found]
             spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
             cells.append(f"{statistics.mean(values):.1f}{spread}")
+        for key in COST:
+            known = [float(row[key]) for row in found if row[key]]
+            cells.append(f"{statistics.mean(known):.0f}" if known else "")
         label = f"**{name}**" if name == "mean" else name
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     seeds = sorted({row["seed"] for row in rows})
     seconds = sorted({float(row["seconds"]) for row in rows})
     span = f"{seconds[0]:.0f} s" if len(seconds) == 1 else f"{seconds[0]:.0f} to {seconds[-1]:.0f} s"
-    first = rows[0]
-    peak, commits = max(int(row["peak_mb"]) for row in rows), " ".join(sorted({row["commit"] for row in rows}))
+
+    peak = max(int(row["peak_mb"]) for row in rows)
+
+    def every(key: str) -> str:
+        return ", ".join(sorted({row[key] for row in rows}))
+
     lines.append(
-        f"\nPer cent, seeds {', '.join(seeds)}, last step, nothing chosen by the test pictures within a run.\n"
-        f"All categories together took {span} on {first['cpus']} cores, no GPU, start to report,\n"
-        f"{peak} MB at the peak of one process (torch {first['torch']}, {first['date']}, commits {commits})."
+        f"\nPer cent, seeds {', '.join(seeds)}, last step, nothing chosen by the test pictures within a run. Training: until\n"
+        f"thresholds are set, one process a category; of the mean line all of them, added up. All together took {span} from the\n"
+        f"start to the report, {peak} MB at the peak of one process ({every('cpus')} cores of {every('device')}, "
+        f"torch {every('torch')}, {every('date')}, commits {every('commit')})."
     )
     return "\n".join(lines)
 

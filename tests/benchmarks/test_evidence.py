@@ -76,12 +76,21 @@ def test_every_arm_can_work_and_no_two_are_alike():
         check(run)
         assert run not in settings[:i], list(evidence.ARMS)[i]
     assert evidence_page.WHAT.keys() == evidence.ARMS.keys()
-    bikd, parts = evidence.settings("bikd", []), [evidence.settings(arm, []) for arm in evidence_page.PARTS]
-    assert bikd.map.fill and bikd.simulation.kinds.relief
-    assert not any(part.map.fill or part.simulation.kinds.relief for part in parts)
 
 
-def test_older_arms_have_half_of_the_steps_asked_for(tiny_mvtec):
+def test_an_arm_that_differs_after_training_takes_up_what_another_has_trained(tmp_path):
+    others = ["half-steps", "no-head", "no-mahalanobis", "channel-weights", "discrepancy", "bare", "bikd"]
+    assert evidence.trained_alike("no-fill", others, []) == ["half-steps", "no-mahalanobis", "channel-weights"]
+    assert evidence.trained_alike("no-head", ["bikd", "discrepancy"], []) == ["discrepancy"]
+    run, done = tmp_path / "run", tmp_path / "done"
+    (done / "nut/checkpoints").mkdir(parents=True)
+    for step in ("step-1", "step-2"):
+        (done / "nut/checkpoints" / step).touch()
+        evidence.take_up(run, done)
+    assert [str(p.relative_to(run)) for p in run.rglob("step-*")] == ["nut/checkpoints/step-1"]  # then it had begun
+
+
+def test_most_arms_have_half_of_the_steps_asked_for(tiny_mvtec):
     passed = ["--data.format", "mvtec", "--data.root", str(tiny_mvtec), "--training.steps", "7"]
     assert [evidence.settings(arm, passed).training.steps for arm in ("bikd", "half-steps", "shared", "rd")] == [7, 3, 3, 7]
     assert evidence.describe(passed) == (f"mvtec:{tiny_mvtec.name}", "", "--training.steps 7")
@@ -99,6 +108,7 @@ def test_what_is_in_the_table_is_not_run_again(tmp_path, monkeypatch):
         return JOB
 
     monkeypatch.setattr(evidence, "launch", fake)
+    monkeypatch.setattr(evidence, "check_same_set", lambda *_: None)  # of the folders that `fake` leaves
     words = ["evidence", "--arms", "bikd", "f-only", "--seeds", "0", "1", "--output", str(tmp_path / "e.csv")]
     monkeypatch.setattr(sys, "argv", [*words, "--folder", str(tmp_path / "runs"), "--training.steps", "7"])
     with pytest.raises(SystemExit, match="f-only seed 1"):
@@ -134,31 +144,31 @@ def test_every_arm_is_compared_once_and_with_what_it_differs_from_in_one_thing()
     found = {against: (title, arms) for title, against, arms in evidence_page.comparisons(run)}
     assert list(found) == ["bikd", "half-steps", "with-con", "rare-stains", "no-relief", "bare"] and found["bikd"][0] == "bikd"
     assert "f-only" in found["bikd"][1] and "bikd" not in found["bikd"][1] and found["with-con"][1] == ["rare-stains"]
-    assert "no-relief" in found["rare-stains"][1] and "f-only-rare-stains" in found["rare-stains"][1]
-    assert found["no-relief"][1] == ["f-only-no-relief"]
-    assert sorted(found["bare"][1]) == sorted({*evidence_page.PARTS, "no-relief"} - {"bare"})
+    assert {"no-div", "no-fill", "no-head", "shared"} <= set(found["half-steps"][1])
     everything = [arm for _, arms in found.values() for arm in arms]
     assert set(everything) == set(run) - {"bikd", "bare"}
     assert sorted(everything) == sorted([*set(everything), "no-relief"])  # it says what two things are worth
     for against, (_, arms) in found.items():
         for arm in arms:
-            if evidence.ARMS[arm][0] == "bikd" and arm not in ("discrepancy", "f-only-discrepancy"):  # these lack two parts at once
+            if evidence.ARMS[arm][0] == "bikd" and "discrepancy" not in arm:  # these lack two parts at once
                 assert len(differences(arm, against)) == 1, (arm, against, differences(arm, against))
-    assert differences("f-only-discrepancy", "bare") == differences("discrepancy", "bare") | {"objective.beta"}
+    for discrepancy, against in (("discrepancy", "half-steps"), ("bare-discrepancy", "bare")):
+        assert differences(discrepancy, against) == {"model.head", "model.mahalanobis"}
+        assert differences(f"f-only-{discrepancy}", discrepancy) == {"objective.beta"}
 
 
 def test_without_the_base_arms_are_compared_with_its_stand_in_and_the_title_says_so():
-    run = ["no-relief", "f-only-no-relief", "bare", "no-head", "bank"]
+    run = ["no-relief", "f-only-no-relief", "bare", "bare-discrepancy", "bank"]
     assert evidence_page.comparisons(run) == [
         ("no-relief, because bikd was not run here", "no-relief", ["bank"]),
         ("no-relief: both without simulated dents", "no-relief", ["f-only-no-relief"]),
-        (evidence_page.comparisons(["bare", "no-head"])[0][0], "bare", ["no-relief", "no-head"]),
+        (evidence_page.comparisons(["bare", "bare-discrepancy"])[0][0], "bare", ["no-relief", "bare-discrepancy"]),
     ]
     assert evidence_page.comparisons(["no-relief"])[0][1:] == ("bare", ["no-relief"])  # and not with itself
     assert evidence_page.comparisons(["bikd"]) == []
 
 
-def test_the_page_names_what_was_not_run_and_leaves_trials_out(tmp_path, monkeypatch):
+def test_the_page_names_what_was_not_run_and_shows_other_options_apart(tmp_path, monkeypatch):
     rows = []
     for arm, seed, auroc in (("bikd", 0, 0.90), ("bikd", 1, 0.91), ("rd", 0, 0.80), ("rd", 1, 0.82), ("bank", 0, 0.95)):
         about = {"data": "textures", "categories": "", "options": "", "arm": arm, "seed": seed}
@@ -168,9 +178,37 @@ def test_the_page_names_what_was_not_run_and_leaves_trials_out(tmp_path, monkeyp
     runs.append(tmp_path / "e.csv", rows)
     monkeypatch.setattr(evidence_page, "PAGE", tmp_path / "page.md")
     evidence_page.write(runs.read(tmp_path / "e.csv"), ["bikd", "rd", "stpm", "bank"])
-    page, old = (tmp_path / "page.md").read_text().split("## old")
+    whole = (tmp_path / "page.md").read_text()
+    page, old = whole.split("## old")
+    old, trial = old.split("## textures, with `--training.steps 7`")
+    assert "| stpm |" in trial and "| bikd |" not in trial and "Not run: bikd, rd, bank." in trial
+    assert "kind of defect is, on any" not in page and "- bikd: crack on nut (50.0 ± 0.0)" in page
+    assert "what is published on MVTec AD" not in page
     assert "because measured before there were any, in rd: not those of bikd." in old and "no-relief itself was not run" in old
     assert "Not run: stpm." in page
     assert "| **bikd** | the defaults: both directions, without L_con | 93.0 ± 0.7 |" in page
     assert "because measured before" not in page
     assert "| rd | -9.50 |  |  | in image AUROC |" in page and "| bank | +5.00 |  |  | one seed: not judged |" in page
+
+
+def test_published_figures_stand_beside_ours_of_the_same_data_set_only(tmp_path):
+    rows = []
+    for arm, names in (("stpm", ("bottle", "cable")), ("no-head", ("bottle", "cable"))):
+        about = {"data": "mvtec:x", "categories": "", "options": "", "arm": arm, "seed": "0"}
+        rows += [about | row for row in runs.rows_of(run_folder(tmp_path / arm, 0.9, names), JOB)]
+    runs.append(tmp_path / "e.csv", rows)
+    said = "\n\n".join(evidence_page.section(runs.read(tmp_path / "e.csv"), ["stpm", "no-head"]))
+    assert "| stpm | 92.5 |  |  | 95.5 | 97.0 | 92.8 | ResNet18 |\n\nOurs is of 2 of the 15 categories." in said
+    assert "published" in said and "| no-head | 92.5 |  |  | 9" not in said
+    other = [row | {"category": "nut"} if row["category"] == "cable" else row for row in runs.read(tmp_path / "e.csv")]
+    assert "published" not in "\n\n".join(evidence_page.section(other, ["stpm", "no-head"]))
+
+
+def test_two_data_sets_of_one_name_are_not_mixed(tiny_mvtec):
+    passed = ["--data.format", "mvtec", "--data.root", str(tiny_mvtec)]
+    described = evidence.describe(passed)
+    row = {"data": described[0], "categories": ""}
+    same = [row | {"category": name} for name in ("dots", "stripes", "mean")]
+    evidence.check_same_set(same, described, passed)
+    with pytest.raises(SystemExit, match=r"other categories \(nut\)"):
+        evidence.check_same_set([*same, row | {"category": "nut"}], described, passed)
