@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bikd_fast.simulation import KindShares, SimulationConfig, Simulator, SourceShares, sample_keys
-from bikd_fast.simulation.kinds import KINDS
+from bikd_fast.simulation.kinds import KINDS, OFF, ON, ROWS
 
 PLAIN = SimulationConfig(foreground=False)
 
@@ -22,7 +22,7 @@ def batch(pool: Tensor, count: int, seed: int = 0) -> tuple[Tensor, Tensor, Tens
 
 
 def test_table_of_kinds_is_complete() -> None:
-    from bikd_fast.simulation.kinds import DEFAULTS, ROWS
+    from bikd_fast.simulation.kinds import DEFAULTS
 
     assert set(ROWS) == {f.name for f in fields(KindShares)}
     assert all(set(row) <= set(DEFAULTS) for row in ROWS.values())
@@ -163,6 +163,43 @@ def test_content_comes_from_where_the_shares_say() -> None:
     assert 0.1 < redness(SourceShares(0, 1, 0), textures) < 0.45  # a quarter of the patches is foreign
     assert redness(SourceShares(1, 0, 1), textures) == 0
     assert redness(SourceShares(0, 1, 0), None) == 0
+
+
+def foreign_alone(monkeypatch: pytest.MonkeyPatch, sources: SourceShares) -> SimulationConfig:
+    """Every defect is foreign content, neither moved nor turned nor faded: what is seen in a mask is what was fetched."""
+    monkeypatch.setitem(ROWS, "patch", {**ROWS["patch"], "foreign": ON, "away": OFF, "turn": OFF, "quarter": OFF, "flip": OFF})
+    return only("patch", sources=sources, opacity=(1.0, 1.0), feather=(1e-6, 1e-6), coverage=(0.05, 0.12), cleanup=False)
+
+
+def test_content_of_another_picture_is_never_the_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = (200 * torch.eye(3)).byte().view(3, 3, 1, 1).expand(3, 3, 64, 64)  # each picture of one colour
+    images, index, keys = batch(pool, 48)
+    made = Simulator(foreign_alone(monkeypatch, SourceShares(1, 0, 0)), pool)(images, index, keys)
+    seen = set()
+    for own, shown, mask in zip(index.tolist(), made.corrupted, made.mask):
+        colour = (shown[:, mask] * 255).round().unique(dim=1)
+        assert colour.shape == (3, 1) and colour.sum() == 200
+        seen.add((own, int(colour.argmax())))
+    assert seen == {(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)}
+
+
+def test_shuffled_content_is_whole_other_cells_of_the_own_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    cell = y // 8 * 8 + x // 8
+    inner = ((y % 8) % 7 > 0) & ((x % 8) % 7 > 0)  # a content's place is rounded: at a cell's border it may be the next one's
+    pool = torch.stack((y // 8 * 32, x // 8 * 32, torch.full_like(x, 128))).byte().unsqueeze(0)  # 64 colours
+    images, index, keys = batch(pool, 48)
+    made = Simulator(foreign_alone(monkeypatch, SourceShares(0, 0, 1)), pool)(images, index, keys)
+    moved, scattered = [], 0
+    for shown, mask in zip(made.corrupted, made.mask & inner):
+        colour = shown[:, mask] * 255
+        row, column = (colour[:2] / 32).round()
+        assert (colour - torch.stack((row * 32, column * 32, torch.full_like(row, 128)))).abs().max() < 0.1  # a cell's
+        here, there = torch.stack((cell[mask], (row * 8 + column).long())).unique(dim=1)
+        assert len(here.unique()) == len(there.unique()) == len(here) > 1  # each cell is all of one cell, each of another one
+        moved.append((here != there).float().mean())
+        scattered += len((there - here).unique()) > 1  # not one piece moved as a whole
+    assert torch.stack(moved).mean() > 0.9 and scattered == len(moved)
 
 
 def test_a_warp_leaves_the_colours_alone() -> None:
