@@ -4,11 +4,13 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from bikd_fast import compare, simulate
 from bikd_fast.errors import guarded
 from bikd_fast.metrics import evaluate, mean_metrics, to_json
+from bikd_fast.simulation.kinds import KINDS
 
 
 def make_metrics(folder, shift, categories=("one", "two")):
@@ -78,3 +80,33 @@ def test_a_sheet_of_simulated_defects(pictures, tmp_path, capsys):
         assert message in capsys.readouterr().err
     assert guarded(lambda: simulate.main([*words, "--config", str(tmp_path / "none.yaml")])) == 2
     assert guarded(lambda: simulate.main([words[0], "--sheet", str(tmp_path / "nowhere/x.png"), *words[3:]])) == 2
+
+
+def test_a_sheet_shows_what_a_run_was_trained_with(tmp_path, capsys):
+    good, red, sheet = tmp_path / "good", tmp_path / "red", tmp_path / "sheet.png"
+    for folder, colour, count in ((good, (100, 100, 100), 5), (red, (255, 0, 0), 1)):
+        folder.mkdir()
+        for i in range(count):
+            Image.new("RGB", (70, 80), colour).save(folder / f"{i}.png")
+    kinds, sources = dict.fromkeys(KINDS, 0.0) | {"blend": 1.0}, {"picture": 0.0, "texture": 1.0, "shuffle": 0.0}
+    simulation = {"kinds": kinds, "sources": sources, "foreground": False, "opacity": [1.0, 1.0]}
+
+    def drawn(*words, **data):
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": {"image_size": 96, **data}, "simulation": simulation}))
+        code = guarded(lambda: simulate.main([str(good), "--sheet", str(sheet), *words, "--config", str(tmp_path / "config.yaml")]))
+        return code, capsys.readouterr()
+
+    def redness(size):
+        pixels = np.asarray(Image.open(sheet)).astype(int)
+        assert pixels.shape[:2] == (2 * (size + 4), 2 * (4 * (size + 4) + 8))  # four samples, two a line
+        return (pixels[..., 0] - pixels[..., 1:].max(-1)).max()
+
+    assert drawn("--rows", "4")[1].out.endswith("4 samples from 5 pictures\n") and redness(96) < 100
+    assert drawn("--rows", "4", "--textures", str(red))[0] == 0 and redness(96) > 100
+    assert drawn("--rows", "4", textures=str(red))[0] == 0 and redness(96) > 100
+    assert drawn("--rows", "4", "--size", "64", textures=str(red))[0] == 0 and redness(64) > 100
+    sheet.unlink()
+    for words, data in ((("--textures", str(tmp_path / "none")), {}), ((), {"textures": str(tmp_path / "none")})):
+        code, said = drawn(*words, **data)
+        assert code == 2 and str(tmp_path / "none") in said.err and len(said.err.strip().splitlines()) == 1
+    assert not sheet.exists()
