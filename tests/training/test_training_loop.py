@@ -118,7 +118,7 @@ def test_held_out_pictures_are_never_trained_on(share):
     ("key", "value"),
     [
         ("training.steps", "0"), ("objective.beta", "1.5"), ("data.image_size", "100"), ("training.lr_teacher", "0.1"),
-        ("model.bound", "2"), ("map.false_alarms", "0"), ("data.root", "null"),
+        ("model.bound", "2"), ("model.bound", "1.0"), ("map.false_alarms", "0"), ("data.root", "null"),
         ("training.log_every", "0"), ("model.strides", "[4, 4]"),
     ],
 )  # fmt: skip
