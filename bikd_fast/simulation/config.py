@@ -1,4 +1,8 @@
-"""What the simulation draws: every part of it is a field here, and every field can switch its part off."""
+"""What the simulation draws: every part of it is a field here.
+
+A share of 0 leaves its kind or source out; photometric and nuisance of 0, foreground and cleanup of False switch their parts off.
+opacity, coverage, scale and feather are above 0: every defect has them.
+"""
 
 from dataclasses import dataclass, field, fields
 
