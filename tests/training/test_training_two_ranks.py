@@ -89,7 +89,7 @@ def test_one_rank_to_two_ranks_of_every_stage(runs, stage):
     assert losses(folder / f"resumed{stage}") == pytest.approx(losses(folder / "single"), rel=1e-5)
 
 
-@pytest.mark.parametrize("stage", [0, 1, 3])
+@pytest.mark.parametrize("stage", STAGES)
 def test_two_ranks_of_every_stage_to_one_rank(runs, stage, tiny_mvtec, ranks):
     """And the moments matter: without them the losses after the cut are others."""
     folder, _ = runs
