@@ -58,6 +58,7 @@ ARMS: dict[str, tuple[str, list[str]]] = {  # name -> (configuration, overrides)
     "no-fill": ("bikd", ["--map.fill", "false"]),
     "no-level-weights": ("bikd", ["--map.calibrate_levels", "false"]),
     "channel-weights": ("bikd", ["--map.calibrate_channels", "true"]),
+    "chosen-shares": ("bikd", ["--map.shares", "chosen"]),
     "discrepancy": ("bikd", [*NO_HEAD, *NO_DISTANCE]),
     "f-only-discrepancy": ("bikd", [*ONE_WAY, *NO_HEAD, *NO_DISTANCE]),
     "stpm": ("stpm", []),

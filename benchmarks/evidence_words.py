@@ -20,6 +20,7 @@ WHAT = {
     "no-fill": "the map is not filled",
     "no-level-weights": "levels weigh the same",
     "channel-weights": "channels weighed as well",
+    "chosen-shares": "shares of the map's parts chosen by defects on held-out pictures",
     "discrepancy": "the discrepancy alone makes the map",
     "f-only-discrepancy": "the same, forward only",
     "stpm": "feature pyramid matching",

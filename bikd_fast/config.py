@@ -172,6 +172,7 @@ class MapConfig:
             student leaves unexplained on held-out normals.
         fill: raise what high values surround, gaps narrower than 56 pixels at 256 and holes, and a little what surrounds it
             (bikd_fast/models/filling.py).
+        shares: of discrepancy, head and distance: the same for all, or ``chosen`` by defects made on held-out normals.
         false_alarms: target share of good pictures above the threshold.
     """
 
@@ -182,6 +183,7 @@ class MapConfig:
     calibrate_levels: bool = True
     calibrate_channels: bool = False
     fill: bool = True
+    shares: Literal["fixed", "chosen"] = "fixed"
     false_alarms: float = 0.05
 
 
@@ -222,12 +224,6 @@ def check(config: RunConfig) -> None:
         ConfigError: names the key, what was found, and what to do.
     """
     training, objective = config.training, config.objective
-    _positive("training.steps", training.steps)
-    _positive("training.batch_size", training.batch_size)
-    _positive("training.accumulation", training.accumulation)
-    _positive("training.base_batch", training.base_batch)
-    _positive("training.silence", training.silence)
-    _positive("model.size", config.model.size)
     if config.model.pool < 1 or config.model.pool % 2 == 0:
         raise ConfigError(f"model.pool: {config.model.pool} is not an odd number of positions of at least 1.")
     _within("objective.beta", objective.beta, 0, 1)
@@ -237,6 +233,8 @@ def check(config: RunConfig) -> None:
     if config.data.cache_gb < 0:
         raise ConfigError(f"data.cache_gb: {config.data.cache_gb} is negative.")
     for key, value in (
+        *((f"training.{key}", getattr(training, key)) for key in ("steps", "batch_size", "accumulation", "base_batch", "silence")),
+        ("model.size", config.model.size),
         ("training.log_every", training.log_every),
         ("training.keep_checkpoints", training.keep_checkpoints),
         ("model.depth", config.model.depth),

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from bikd_kernels import cosine_discrepancy
 
+from bikd_fast.inference.mixing import SHARES, choose, mixed, parts, reach
 from bikd_fast.inference.runner import batches, run
 from bikd_fast.metrics.thresholds import threshold_at_false_alarm_rate
 from bikd_fast.models.detector import Detector
@@ -17,7 +18,6 @@ from bikd_fast.simulation.foreground import evenly
 Levels = list[torch.Tensor]
 MEASURED = 256  # pictures at most that the Mahalanobis distance is fitted to, and that the map is weighed by
 HELD = 2**28  # bytes of their features that are held instead of being computed a second time
-SHARES = (1.0, 1.0, 1.5)  # of discrepancy, logits and distance in the map, relative to each other
 
 
 def levels_of(detector: Detector, pictures: torch.Tensor) -> Iterator[tuple[Levels, Levels]]:
@@ -60,30 +60,18 @@ def channel_weights(detector: Detector, pictures: torch.Tensor) -> list[torch.Te
 
 
 @torch.inference_mode()
-def mix(detector: Detector, pictures: torch.Tensor) -> tuple[float, ...]:
-    """(a, b, c, d) of :attr:`Detector.mix`: brings the parts of the map to one scale on good pictures, in shares of :data:`SHARES`.
+def mix(detector: Detector, pictures: torch.Tensor, held_out: bool = True) -> tuple[float, float, float, float]:
+    """(a, b, c, d) of :attr:`Detector.mix`: brings the parts of the map to one scale on good pictures, in shares of
+    :data:`bikd_fast.inference.mixing.SHARES` or, where the map asks for it, chosen ones (recorded in ``about``).
 
-    Each part is shifted by its median over all good pixels and divided by how far a good picture's maximum stands above it:
-    on a good picture each part then peaks at about its share.
+    Args:
+        held_out: whether training has not seen the pictures; on others nothing is chosen.
     """
-    seen: list[list[torch.Tensor]] = [[], [], []]
-    for teacher, student in levels_of(detector, pictures):
-        for maps, part in zip(seen, detector.parts(teacher, student)):
-            if part is not None:
-                maps.append(part.cpu())
-    whole = sum(share for share, maps in zip(SHARES, seen) if maps)
-    scales, shift = [], 0.0
-    for share, maps in zip(SHARES, seen):
-        if not maps:
-            scales.append(0.0)
-            continue
-        together = torch.cat(maps)
-        maps.clear()
-        middle = together.median()
-        reach = (together.amax((1, 2)).mean() - middle).clamp(min=1e-6)
-        scales.append((share / whole / reach).item())
-        shift -= (share / whole * middle / reach).item()
-    return (*scales, shift)
+    reaches = [reach(maps) for maps in parts(detector, pictures)]
+    shares = SHARES
+    if held_out and detector.map_config.shares == "chosen":
+        shares = detector.about["shares"] = choose(detector, pictures, reaches)
+    return mixed(reaches, shares)
 
 
 @torch.inference_mode()
@@ -106,7 +94,7 @@ def measure_good(detector: Detector, pictures: torch.Tensor) -> None:
     detector.mahalanobis.fit(teacher if held is None else lambda: held, len(some))
 
 
-def weigh(detector: Detector, pictures: torch.Tensor) -> bool:
+def weigh(detector: Detector, pictures: torch.Tensor, held_out: bool = True) -> bool:
     """Set what the map weighs its channels, levels and parts by from good pictures, uint8 (N, 3, S, S); whether anything was.
 
     :data:`MEASURED` of them, evenly spread, are looked at: the networks run over them two or three times, for scales that
@@ -122,7 +110,7 @@ def weigh(detector: Detector, pictures: torch.Tensor) -> bool:
         detector.level_weights = level_weights(detector, pictures)
     several = detector.head is not None or detector.mahalanobis is not None
     if several:
-        detector.mix = mix(detector, pictures)
+        detector.mix = mix(detector, pictures, held_out)
     return config.calibrate_channels or levels or several
 
 
@@ -134,7 +122,7 @@ def calibrate(detector: Detector, pictures: torch.Tensor, trained: torch.Tensor 
     """
     if len(pictures) == 0:
         if trained is not None:
-            weigh(detector, trained)
+            weigh(detector, trained, held_out=False)
         detector.about["threshold"] = {"method": "none", "promise": "No held-out pictures: no threshold was chosen."}
         return
     fitted = weigh(detector, pictures)

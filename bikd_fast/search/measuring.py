@@ -22,8 +22,8 @@ from bikd_fast.inference.runner import run
 from bikd_fast.metrics import evaluate
 from bikd_fast.models.detector import Detector
 from bikd_fast.models.head import smoothing
-from bikd_fast.search.validation import Validation
 from bikd_fast.training.kept import NOTHING, Kept
+from bikd_fast.validation.made import Validation
 
 METRICS = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro")
 TRUE = ("image_auroc", "pixel_auroc", "aupro")  # reported of the test set, never chosen by
@@ -58,7 +58,7 @@ def measure(detector: Detector, data: Validation, maps: Sequence[MapConfig], kep
         mine = np.flatnonzero(data.half == half)
         anomalous = np.asarray(coarse[mine].any((1, 2)))
         for places in alike.values():
-            judge = _Replay(detector, maps[places[0]], *outputs)
+            judge = _Replay(detector, replace(maps[places[0]], shares="fixed"), *outputs)  # they would be chosen by what judges
             calibrate(judge, _numbers(data.calibration[half]))  # type: ignore[arg-type]
             pixels = run(judge, _numbers(mine)).maps  # type: ignore[arg-type]
             result = evaluate(F.avg_pool2d(pixels, 2).numpy(), coarse[mine], threads=torch.get_num_threads())

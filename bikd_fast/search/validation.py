@@ -1,18 +1,14 @@
 """What trials are judged on: good pictures that their training never saw, and the search's own defects on copies of them.
 
-Judged are the held-out normals (``data.holdout``) and copies of them with defects of :mod:`bikd_fast.search.defects`; the set is
-the same for every trial. Calibration uses held-out normals too, so it is done twice, on either half of them, and each half is
+Judged are the held-out normals (``data.holdout``) and copies of them with defects of :mod:`bikd_fast.validation.defects`; the set
+is the same for every trial. Calibration uses held-out normals too, so it is done twice, on either half of them, and each half is
 judged by the detector calibrated on the other: no picture, nor any copy of it, is judged by what was fitted on it.
 """
 
 from __future__ import annotations
 
-import itertools
-import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,68 +17,9 @@ from bikd_fast.config import RunConfig
 from bikd_fast.data import Category, has_masks, load_images, load_masks, open_dataset
 from bikd_fast.data.load import fit
 from bikd_fast.errors import UserError
-from bikd_fast.search.defects import DEFECTS, damage, harmless
-from bikd_fast.simulation import estimate_foreground
 from bikd_fast.training.kept import NOTHING, Kept
 from bikd_fast.training.run import split
-
-SEED = 7001  # of the validation defects, the same in every search
-FEWEST, MOST = 4, 48  # held-out normals needed and used
-DEFECTIVE = 24  # defective pictures, about
-
-
-@dataclass(frozen=True)
-class Validation:
-    """Labelled pictures of one category.
-
-    Attributes:
-        pictures: uint8 (N, 3, S, S).
-        masks: bool (N, S, S).
-        half: (N,) int64, 0 or 1: which half of the held-out normals a picture comes from; -1: it is there for calibration alone.
-        calibration: for either half, positions (n,) int64 of good pictures that are not in it, which its calibration may see.
-        kinds: N names.
-    """
-
-    pictures: torch.Tensor
-    masks: np.ndarray
-    half: np.ndarray
-    calibration: tuple[np.ndarray, np.ndarray]
-    kinds: list[str]
-
-
-def simulated(name: str, held_out: torch.Tensor) -> Validation:
-    """The validation set of a category from its held-out normals, uint8 (N, 3, S, S): every one as it is, every one under other
-    light, and defects of every kind on some of them, in turn. A pure function of its arguments.
-
-    Raises:
-        UserError: fewer than four pictures.
-    """
-    if len(held_out) < FEWEST:
-        raise UserError(
-            f"{name}: {len(held_out)} good pictures are held out, and the search judges by at least {FEWEST}. "
-            "Raise --data.holdout or add pictures."
-        )
-    held_out = held_out[:MOST].cpu()
-    good = held_out.permute(0, 2, 3, 1).numpy()
-    found = estimate_foreground(held_out)
-    foreground = None if found is None else found.numpy()
-    count, kinds = len(good), list(DEFECTS)
-    each = -(-DEFECTIVE // len(kinds))
-    pictures, masks = list(good), [np.zeros(good.shape[1:3], bool)] * (2 * count)
-    half, names = [i % 2 for i in range(count)] * 2, ["good"] * (2 * count)
-    pictures += [harmless(_rng(name, "good", i), good[i]) for i in range(count)]
-    for number, (turn, kind) in enumerate(itertools.product(range(each), kinds)):
-        i = (number + turn) % count  # every kind goes over the pictures, and over both halves
-        rng = _rng(name, kind, turn)
-        under = None if foreground is None else foreground[i]
-        base = harmless(rng, good[i]) if turn % 2 else good[i]
-        damaged, mask = damage(kind, rng, base, good[(i + 2) % count], under)
-        pictures.append(damaged)
-        masks.append(mask)
-        half.append(i % 2)
-        names.append(kind)
-    stack = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
-    return Validation(stack, np.stack(masks), np.array(half), (np.arange(1, count, 2), np.arange(0, count, 2)), names)
+from bikd_fast.validation.made import Validation, simulated
 
 
 def labelled(pictures: torch.Tensor, masks: Sequence[np.ndarray], kinds: list[str], held_out: torch.Tensor) -> Validation:
@@ -92,10 +29,6 @@ def labelled(pictures: torch.Tensor, masks: Sequence[np.ndarray], kinds: list[st
     half, normals = np.repeat([0, -1], [count, more]), np.arange(count, count + more)
     every = torch.cat([pictures, held_out])
     return Validation(every, np.concatenate([np.stack(masks), blank]), half, (normals, normals), [*kinds, *["good"] * more])
-
-
-def _rng(*words: Any) -> np.random.Generator:
-    return np.random.default_rng([SEED, *(zlib.crc32(str(word).encode()) for word in words)])
 
 
 def validation(

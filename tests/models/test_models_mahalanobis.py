@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_detector import make_detector
 
-from bikd_fast.inference import calibration
+from bikd_fast.inference import calibration, mixing
 from bikd_fast.inference.calibration import calibrate, measure_good
 from bikd_fast.models import mahalanobis
 from bikd_fast.models.detector import Detector
@@ -148,7 +148,7 @@ def test_parts_have_their_shares_and_travel_with_the_detector(model, tmp_path):
     calibrate(detector, pictures[8:])
     maps, scores = detector(pictures[8:].float() / 255)
     features = detector.features(pictures[8:].float() / 255)
-    parts = zip(calibration.SHARES, detector.mix, detector.parts(*features))
+    parts = zip(mixing.SHARES, detector.mix, detector.parts(*features))
     there = [(share, weight, part) for share, weight, part in parts if part is not None]
     whole = sum(share for share, _, _ in there)
     assert len(there) == 3 - sum(not on for on in model.values())

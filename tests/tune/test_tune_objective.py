@@ -14,20 +14,22 @@ from tiny import one_category
 from tiny_detector import make_detector
 
 import bikd_fast.search
+import bikd_fast.validation
 from bikd_fast.arguments import load_run
 from bikd_fast.config import MapConfig
 from bikd_fast.errors import UserError
 from bikd_fast.inference.calibration import calibrate, measure_good
 from bikd_fast.inference.runner import run
 from bikd_fast.metrics import evaluate
-from bikd_fast.search import defects
 from bikd_fast.search.measuring import measure, score, variants
 from bikd_fast.search.settings import plain
 from bikd_fast.search.trial import Trial, own_map, rungs
-from bikd_fast.search.validation import labelled, simulated, validation
+from bikd_fast.search.validation import labelled, validation
 from bikd_fast.training import checkpoint, distributed
 from bikd_fast.training.kept import Kept
 from bikd_fast.training.run import fingerprint, train, training_groups
+from bikd_fast.validation import defects
+from bikd_fast.validation.made import simulated
 
 GRID = {"sigma": [2.0], "combine": ["product"]}
 
@@ -69,7 +71,8 @@ def test_defects_share_no_code_with_training_or_the_test_set():
     """By imports: the module knows numpy and scipy only, and nothing in the search knows the embedded set's defects."""
     names = {n for node in ast.walk(ast.parse(inspect.getsource(defects))) for n in _imports(node)}
     assert names <= {"__future__", "collections", "numpy", "scipy"}
-    for file in Path(str(bikd_fast.search.__file__)).parent.glob("*.py"):
+    rooms = (bikd_fast.search, bikd_fast.validation)
+    for file in (file for room in rooms for file in Path(str(room.__file__)).parent.glob("*.py")):
         assert not any("embedded" in n for node in ast.walk(ast.parse(file.read_text())) for n in _imports(node, whole=True)), (
             file
         )
@@ -98,7 +101,7 @@ def test_the_set_is_a_function_of_its_pictures_and_halves_never_mix(held_out):
         fitted = {one.pictures[i].numpy().tobytes() for i in one.calibration[half]}
         judged = {one.pictures[i].numpy().tobytes() for i in np.flatnonzero(one.half == half)[:3]}
         assert not fitted & judged  # the first are the normals themselves
-    with pytest.raises(UserError, match="stripes: 3 good pictures are held out, and the search judges by at least 4"):
+    with pytest.raises(UserError, match="stripes: 3 good pictures are held out, and judging needs at least 4"):
         simulated("stripes", held_out[:3])
 
 

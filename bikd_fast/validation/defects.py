@@ -1,4 +1,4 @@
-"""Validation defects of the search: what a trial is judged by, made by code that nothing else uses.
+"""Defects to judge by, made by code that training never uses: a trial of a search by them, and the shares of a map.
 
 A setting must not win by training on what it is judged by, so neither outlines nor contents are those of the training simulation
 (bikd_fast/simulation: Perlin noise, ellipses and boxes, cut-outs of training pictures) or of the embedded test set: outlines here
