@@ -74,7 +74,7 @@ standardise, and levels are weighed by what the student can predict of good pict
 no positions, they take a joint or a brick wherever it lies; the Mahalanobis distance is divided by what is normal at its
 position. Mirrored or turned copies are added only where the training set itself shows them to be natural
 (bikd_fast/training/mirrors.py). What that does to structured categories (tiles, brick) stands in the tables above. The embedded
-set holds no woven category; the third set does (wicker; by hand, docs/method.md)."""
+set holds no woven category; the third set does (wicker; by hand, docs/trials.md)."""
 HEADER = """# Evidence: what each part is worth
 
 Written by `python benchmarks/evidence.py --page` from [benchmarks/results/evidence.csv](../benchmarks/results/evidence.csv);
@@ -86,7 +86,7 @@ The section `mvtec:surfaces` is of a second set, other surfaces with other kinds
 textures of two free games), on which the Mahalanobis distance and the filling of the map were chosen and whose dents prompted
 simulated ones. Ground that nobody has tuned on is nearer to it than to the embedded set. Simulated dents, how often stains are
 simulated and leaving L_con out were judged on a third set (benchmarks/grounds.txt): new grounds, but the same kinds of defects
-as on the second. Its figures were measured by hand and stand in docs/method.md, not here. The baselines' maps are not filled.
+as on the second. Its figures were measured by hand and stand in docs/trials.md, not here. The baselines' maps are not filled.
 Figures are per cent, mean ± standard deviation over seeds.
 
 `bikd`, `f-only`, `stpm` and `rd` have all steps (620; a bank makes none), every other arm half of them, so what is compared with

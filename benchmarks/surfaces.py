@@ -4,7 +4,7 @@
     python benchmarks/surfaces.py @benchmarks/grounds.txt --pictures /usr/share/games --output DIR
     python benchmarks/evidence.py --data.format mvtec --data.root DIR
 
-The second line makes `grounds` again, the third set, whose figures stand in docs/method.md, from textures of two free games
+The second line makes `grounds` again, the third set, whose figures stand in docs/trials.md, from textures of two free games
 (Debian's packages supertuxkart-data 1.4 and redeclipse-data 1.6.0, unpacked or installed).
 
 For choosing defaults without looking at the embedded set. Each picture (512 pixels a side or more) becomes a category in MVTec AD's
