@@ -1,8 +1,9 @@
 """Whether the other ranks still live: a thread that says so and listens, beside training, over a connection of its own.
 
-A dead process on this machine is seen within a second, a dead machine or a cut link after ``silence`` seconds without a sign
-of life; then the process says which rank is missing and ends, even where a collective would wait for ever. A rank that is busy
-(evaluating, writing, compiling) keeps giving signs of life, so nobody loses patience with it.
+A dead process on this machine is seen within a second, one on another machine within :data:`QUIET` (its line closes, its signs
+of life stop), a dead machine or a cut link after ``silence`` seconds without a sign of life; then the process says which rank is
+missing and ends, even where a collective would wait for ever. A rank that is busy (evaluating, writing, compiling) keeps giving
+signs of life, so nobody loses patience with it.
 
 Every rank writes a counter; rank 0 reads all of them, the others read rank 0's alone, so the traffic grows with the ranks and
 not with their square.
@@ -14,55 +15,23 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sys
 import threading
 import time
 from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import psutil
 import torch.distributed as dist
 
+from bikd_fast.training.lines import Lines
+from bikd_fast.training.process import identity, lives, there
+
 LOST = 1  # exit code of a rank that gave up on another
+QUIET = 8.0  # seconds without a sign of life (one a second) after which a rank whose line is closed is dead
 PATIENCE = timedelta(seconds=5)  # of one exchange with the store
 _COLLECTIVE = ("gloo", "nccl", "connection", "timed out", "timeout", "socket", "peer")
-
-
-def identity() -> dict[str, Any]:
-    """Where this process is: machine, process number, and when it began (numbers are used again).
-
-    Processes that cannot see each other, or that have networks of their own, count as being on different machines.
-    """
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        machine = boot + os.readlink("/proc/self/ns/pid") + os.readlink("/proc/self/ns/net")
-    except OSError:
-        machine = socket.gethostname()
-    return {
-        "host": socket.gethostname(),
-        "machine": machine,
-        "pid": os.getpid(),
-        "began": psutil.Process().create_time(),
-    }
-
-
-def lives(where: dict[str, Any]) -> bool:
-    """Whether a process of this machine is still there; a zombie is not."""
-    try:
-        process = psutil.Process(where["pid"])
-        return abs(process.create_time() - where["began"]) < 1 and _there(process)
-    except psutil.Error:
-        return False
-
-
-def _there(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
 
 
 class Watch(threading.Thread):
@@ -87,18 +56,21 @@ class Watch(threading.Thread):
         self._heard: dict[int, tuple[bytes, float]] = {}  # rank: its last beat, when it was new
         self._ended: str | None = None  # what another rank ended the job with
         self._meetings = 0
-        self._store: dist.Store | None = None
+        self.lines = Lines(self._over)
         if world > 1:
-            self._store = self._connect()
-            self._store.set(f"bikd/where/{rank}", json.dumps(self.where[0]))
-            self._store.set(f"bikd/beat/{rank}", "0")
-            self._talk = self._store  # the main thread's; the watching thread opens one of its own
-            self._talk.set_timeout(timedelta(minutes=10))  # others may still be importing
+            if rank == 0:
+                self.where[0]["line"] = self.lines.serve()
+            patient = timedelta(minutes=10)  # others may still be importing, rank 0 too
+            self._talk = self._connect(patient)  # the main thread's; the listening thread opens one of its own
+            self._talk.set(f"bikd/where/{rank}", json.dumps(self.where[0]))
+            self._talk.set(f"bikd/beat/{rank}", "0")
             self.where = [json.loads(self._talk.get(f"bikd/where/{other}")) for other in range(world)]
             self._talk.set_timeout(PATIENCE)
+            if rank != 0:
+                self.lines.call(address, self.where[0]["line"], rank)
 
-    def _connect(self) -> dist.Store:
-        return dist.TCPStore(self.address, self.port, is_master=False, timeout=PATIENCE, wait_for_workers=False)
+    def _connect(self, patience: timedelta = PATIENCE) -> dist.Store:
+        return dist.TCPStore(self.address, self.port, is_master=False, timeout=patience, wait_for_workers=False)
 
     # ------------------------------------------------------------------------------------------------ the watching thread
 
@@ -107,7 +79,7 @@ class Watch(threading.Thread):
             threading.Thread(target=self._listen, name="bikd-listen", daemon=True).start()
         since = time.monotonic()
         while not self._over.wait(1.0):
-            if self.launcher is not None and not _there(self.launcher):
+            if self.launcher is not None and not there(self.launcher):
                 self.launcher = None
                 os.kill(os.getpid(), signal.SIGTERM)
             if self.world == 1:
@@ -116,7 +88,11 @@ class Watch(threading.Thread):
             if self._ended is not None and not self._over.is_set():
                 self._end(self._ended, tell=False)
             now = time.monotonic()
-            silent = [o for o in self._others if now - self._heard.get(o, (b"", since))[1] > self.silence]
+            quiet = {o: now - self._heard.get(o, (b"", since))[1] for o in self._others}
+            dead = [o for o, seconds in quiet.items() if seconds > QUIET and self.lines.open.get(o) is False]
+            if dead and not self._over.is_set():
+                self._end(self._death(dead))
+            silent = [o for o, seconds in quiet.items() if seconds > self.silence]
             if silent and not self._over.is_set():
                 self._end(self._silence(silent))
 
