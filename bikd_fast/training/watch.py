@@ -6,7 +6,7 @@ missing and ends, even where a collective would wait for ever. A rank that is bu
 signs of life, so nobody loses patience with it.
 
 Every rank writes a counter; rank 0 reads all of them, the others read rank 0's alone, so the traffic grows with the ranks and
-not with their square.
+not with their square. The same threads carry SIGTERM from the rank that got it to all others.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from bikd_fast.training.lines import Lines
 from bikd_fast.training.process import identity, lives, there
 
 LOST = 1  # exit code of a rank that gave up on another
+STOPPED = 128 + signal.SIGTERM
 QUIET = 8.0  # seconds without a sign of life (one a second) after which a rank whose line is closed is dead
 PATIENCE = timedelta(seconds=5)  # of one exchange with the store
 _COLLECTIVE = ("gloo", "nccl", "connection", "timed out", "timeout", "socket", "peer")
@@ -42,15 +43,22 @@ class Watch(threading.Thread):
         address, port: of a TCPStore that rank 0 serves.
         silence: seconds without a sign of life after which a rank is given up.
         launcher: process number of the launcher's parent, whose death (which the launcher outlives) ends this rank too.
+        apart: the ranks train on their own, and need each other for nothing before the end.
+
+    Attributes:
+        stopping: this rank got SIGTERM; the others are told.
     """
 
-    def __init__(self, rank: int, world: int, address: str, port: int, silence: float, launcher: int | None = None) -> None:
+    def __init__(
+        self, rank: int, world: int, address: str, port: int, silence: float, launcher: int | None = None, apart: bool = False
+    ) -> None:
         super().__init__(name="bikd-watch", daemon=True)
         self.rank, self.world, self.address, self.port, self.silence = rank, world, address, port, silence
         self.launcher = psutil.Process(launcher) if launcher else None
+        self.apart, self.stopping = apart, False
         self.hint = ""  # what the last message adds: the last good checkpoint
         self.where: list[dict[str, Any]] = [identity()]
-        self._leaving, self._over, self._ending = False, threading.Event(), threading.Lock()
+        self._leaving, self._parting, self._over, self._ending = False, False, threading.Event(), threading.Lock()
         self._ender: threading.Thread | None = None
         self._others = list(range(1, world)) if rank == 0 else [0]  # whose beats this rank reads
         self._heard: dict[int, tuple[bytes, float]] = {}  # rank: its last beat, when it was new
@@ -82,11 +90,11 @@ class Watch(threading.Thread):
             if self.launcher is not None and not there(self.launcher):
                 self.launcher = None
                 os.kill(os.getpid(), signal.SIGTERM)
-            if self.world == 1:
+            if self.world == 1 or self._on_its_own:
                 continue
             self._look_around()
             if self._ended is not None and not self._over.is_set():
-                self._end(self._ended, tell=False)
+                self._end(self._ended, tell=False, code=STOPPED if self.stopping else LOST)
             now = time.monotonic()
             quiet = {o: now - self._heard.get(o, (b"", since))[1] for o in self._others}
             dead = [o for o, seconds in quiet.items() if seconds > QUIET and self.lines.open.get(o) is False]
@@ -96,10 +104,15 @@ class Watch(threading.Thread):
             if silent and not self._over.is_set():
                 self._end(self._silence(silent))
 
+    @property
+    def _on_its_own(self) -> bool:
+        """Whether this rank is to stop and can do so whatever becomes of the others."""
+        return self._parting or (self.apart and self.stopping)
+
     def _listen(self) -> None:
         """Give and collect signs of life. A thread of its own: over a cut link a call of the store may hang for minutes."""
         store: dist.Store | None = None
-        beat = 0
+        beat, told = 0, False
         while not self._over.wait(1.0):
             beat += 1
             try:
@@ -107,6 +120,12 @@ class Watch(threading.Thread):
                 store.set(f"bikd/beat/{self.rank}", str(beat))
                 beats = store.multi_get([f"bikd/beat/{other}" for other in self._others])
                 ended = store.get("bikd/ended") if store.check(["bikd/ended"]) else None
+                if self.stopping and not told:
+                    store.set("bikd/stop", "1")
+                    told = True
+                elif not told and store.check(["bikd/stop"]):
+                    self.stopping = told = True
+                    os.kill(os.getpid(), signal.SIGTERM)
             except (RuntimeError, OSError):  # all of torch's store errors
                 store = None
                 continue
@@ -119,7 +138,7 @@ class Watch(threading.Thread):
 
     def _look_around(self) -> None:
         """End where a rank of this machine has died; not while everybody is leaving."""
-        if not self._leaving and (dead := self.dead()):
+        if not self._leaving and not self._on_its_own and (dead := self.dead()):
             self._end(self._death(dead))
 
     @property
@@ -180,19 +199,31 @@ class Watch(threading.Thread):
         if self.world == 1:
             return
         self._meetings += 1
-        key = f"bikd/meet/{self._meetings}"
         try:
-            self._talk.add(key, 1)
-            while self._talk.add(key, 0) < self.world:
-                time.sleep(0.05)
+            self._all_at(f"bikd/meet/{self._meetings}", float("inf"))
         except RuntimeError as error:
             self.explain(error)
             raise
 
+    def _all_at(self, key: str, patience: float) -> bool:
+        """Whether all ranks come to ``key`` within ``patience`` seconds."""
+        self._talk.add(key, 1)
+        end = time.monotonic() + patience
+        while self._talk.add(key, 0) < self.world:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.05)
+        return True
+
     def leave(self) -> None:
         """The last meeting; after it nobody is missed. Rank 0, which serves the store, goes last."""
+        if self._over.is_set():
+            return
         self._leaving = True
         self.meet()
+        self._go()
+
+    def _go(self) -> None:
         self._over.set()
         if self.world == 1:
             return
@@ -201,6 +232,24 @@ class Watch(threading.Thread):
             end = time.monotonic() + 5
             while self.rank == 0 and self._talk.add("bikd/left", 0) < self.world and time.monotonic() < end:
                 time.sleep(0.02)
+        except RuntimeError:  # rank 0 has gone already
+            pass
+
+    def part(self) -> None:
+        """Leave because of SIGTERM: the others are told, and waited for while they finish their steps and write.
+
+        Ranks that train together do so within a moment, or wait for this one in a collective: then they are ended.
+        """
+        if self._over.is_set():
+            return
+        self._leaving = self._parting = self.stopping = True
+        try:
+            self._talk.set("bikd/stop", "1")
+            if self._all_at("bikd/parted", 60.0 if self.apart else 5.0):
+                self._go()
+            elif not self.apart:
+                self._talk.set("bikd/ended", f"rank {self.rank} was stopped by SIGTERM.")
+                time.sleep(2.5)  # rank 0 serves the store that they read it from
         except RuntimeError:  # rank 0 has gone already
             pass
 

@@ -55,6 +55,22 @@ def test_a_process_that_only_falls_silent_is_waited_for_and_not_called_dead(pair
     assert f"no sign of life from rank {victim} (process {ranks[victim].pid}" in said and "died" not in said
 
 
+def test_sigterm_to_one_rank_ends_the_other_too(pair):
+    """And a rank that comes before rank 0 waits for it, without a word: longer than an exchange with the store may take."""
+    ranks = pair(100, late=6)
+    ranks[1].terminate()
+    said = [rank.communicate(timeout=60)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [143, 143] and said == ["", ""]
+
+
+def test_sigterm_ends_a_rank_that_waits_for_the_one_that_got_it(pair):
+    ranks = pair(100, "deaf")
+    ranks[0].terminate()
+    said = [rank.communicate(timeout=60)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [143, 143]
+    assert said == ["", "error: rank 0 was stopped by SIGTERM.\n"]
+
+
 def within(seconds, what):
     end = time.monotonic() + seconds
     while not what() and time.monotonic() < end:
