@@ -21,7 +21,7 @@ import torch.distributed as dist
 from bikd_fast.data.room import local_size
 from bikd_fast.errors import UserError
 from bikd_fast.training import place
-from bikd_fast.training.watch import LOST, Watch
+from bikd_fast.training.watch import LOST, STOPPED, Watch
 
 _LAUNCHERS = re.compile(r"deepspeed|torchrun|torch\.distributed|mpirun|mpiexec|orted|prte|hydra|slurmstepd")
 SILENCE = 45.0  # seconds
@@ -61,16 +61,19 @@ class Terminated(SystemExit):
     """Stopped by SIGTERM: what is on disk stays whole, the exit code is the shell's for this signal.
 
     Attributes:
-        agreed: all ranks end here together.
+        agreed: all ranks of this world end here together.
     """
 
     def __init__(self, agreed: bool = False) -> None:
-        super().__init__(128 + signal.SIGTERM)
+        super().__init__(STOPPED)
         self.agreed = agreed
 
 
 class Termination:
-    """SIGTERM: inside the loop a wish that the ranks agree about at the end of a step, outside it the end at once."""
+    """SIGTERM: inside the loop a wish that the ranks agree about at the end of a step, outside it the end at once.
+
+    Whichever rank gets it, the watch passes it on to all others.
+    """
 
     def __init__(self) -> None:
         self.wished = self.deferred = False
@@ -80,7 +83,13 @@ class Termination:
         self.wished = True
         if self.watch is not None:
             self.watch.lost()  # a launcher sends SIGTERM to the rest when a rank has died: then say so, and end
-        if not self.deferred and not (self.watch and self.watch.ending):
+            self.watch.stopping = True
+        if not self.deferred:
+            self.heed()
+
+    def heed(self) -> None:
+        """End now if that was wished, be it too late for the ranks to agree about it."""
+        if self.wished and not (self.watch and self.watch.ending):
             print("SIGTERM: stopping. The same command goes on from here.", file=sys.stderr, flush=True)
             raise Terminated
 
@@ -116,11 +125,11 @@ def start(silence: float = SILENCE, apart: bool = False) -> Ranks:
             _serve(port)
         os.environ.update(RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(place.free_port()))
     device = _join()
-    watch = Watch(rank, size, address, port, silence, launcher)
-    watch.start()
+    watch = Watch(rank, size, address, port, silence, launcher, apart)
     if _signals_reach_us():
         termination.watch = watch
         signal.signal(signal.SIGTERM, termination)
+    watch.start()  # which may send us SIGTERM
     if apart:
         ranks = Ranks(0, 1, device, rank, size, watch)
     else:
@@ -196,14 +205,16 @@ def together(work: Callable[[Ranks], None], silence: float = SILENCE, apart: boo
     assert ranks.watch is not None
     try:
         work(ranks)
+        ranks.watch.leave()
     except Terminated as error:
         if ranks.watch.world == 1:
             raise
-        if error.agreed:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # told is told
+        if error.agreed and ranks.places == 1:
             ranks.watch.leave()
         else:
-            ranks.watch.first_to_fail("it was stopped by SIGTERM")
-        _out(128 + signal.SIGTERM)
+            ranks.watch.part()
+        _out(STOPPED)
     except UserError as error:
         if ranks.watch.world == 1:
             raise

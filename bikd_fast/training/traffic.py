@@ -1,4 +1,7 @@
-"""How long training waits for other ranks: every collective that DeepSpeed or the trainer issues, timed.
+"""How long training waits for other ranks: every collective that DeepSpeed issues, timed.
+
+What the ranks say to each other beside it is a few numbers and not counted: whether a step is bad and of which pictures, whether
+to save or stop, the means of a log line.
 
 On a GPU a collective is queued, not waited for: events on the stream measure it, and are read when a log line is due anyway.
 """

@@ -156,12 +156,13 @@ class Trainer:
             self.agreement.wish(stop=termination.wished)
             self._stop_if_told(self.agreement.decided())
             self.came_to = self.log.conclude()
+            if end < training.steps or (begun < end and training.checkpoint_seconds > 0):  # killed while calibrating: done training
+                self._save()
         finally:
             termination.deferred = False
             if self.pool.stream is not None:
                 self.pool.stream.end()
-        if end < training.steps or (begun < end and training.checkpoint_seconds > 0):  # killed while calibrating: done training
-            self._save()
+        termination.heed()  # a wish that came after the last agreement
         weights = state.parameters(self.engine.module) if self.apart else {}
         self.graphs.clear()
         self.engine.destroy()

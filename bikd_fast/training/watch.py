@@ -1,11 +1,12 @@
 """Whether the other ranks still live: a thread that says so and listens, beside training, over a connection of its own.
 
-A dead process on this machine is seen within a second, a dead machine or a cut link after ``silence`` seconds without a sign
-of life; then the process says which rank is missing and ends, even where a collective would wait for ever. A rank that is busy
-(evaluating, writing, compiling) keeps giving signs of life, so nobody loses patience with it.
+A dead process on this machine is seen within a second, one on another machine within :data:`QUIET` (its line closes, its signs
+of life stop), a dead machine or a cut link after ``silence`` seconds without a sign of life; then the process says which rank is
+missing and ends, even where a collective would wait for ever. A rank that is busy (evaluating, writing, compiling) keeps giving
+signs of life, so nobody loses patience with it.
 
 Every rank writes a counter; rank 0 reads all of them, the others read rank 0's alone, so the traffic grows with the ranks and
-not with their square.
+not with their square. The same threads carry SIGTERM from the rank that got it to all others.
 """
 
 from __future__ import annotations
@@ -14,55 +15,24 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sys
 import threading
 import time
 from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import psutil
 import torch.distributed as dist
 
+from bikd_fast.training.lines import Lines
+from bikd_fast.training.process import identity, lives, there
+
 LOST = 1  # exit code of a rank that gave up on another
+STOPPED = 128 + signal.SIGTERM
+QUIET = 8.0  # seconds without a sign of life (one a second) after which a rank whose line is closed is dead
 PATIENCE = timedelta(seconds=5)  # of one exchange with the store
 _COLLECTIVE = ("gloo", "nccl", "connection", "timed out", "timeout", "socket", "peer")
-
-
-def identity() -> dict[str, Any]:
-    """Where this process is: machine, process number, and when it began (numbers are used again).
-
-    Processes that cannot see each other, or that have networks of their own, count as being on different machines.
-    """
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        machine = boot + os.readlink("/proc/self/ns/pid") + os.readlink("/proc/self/ns/net")
-    except OSError:
-        machine = socket.gethostname()
-    return {
-        "host": socket.gethostname(),
-        "machine": machine,
-        "pid": os.getpid(),
-        "began": psutil.Process().create_time(),
-    }
-
-
-def lives(where: dict[str, Any]) -> bool:
-    """Whether a process of this machine is still there; a zombie is not."""
-    try:
-        process = psutil.Process(where["pid"])
-        return abs(process.create_time() - where["began"]) < 1 and _there(process)
-    except psutil.Error:
-        return False
-
-
-def _there(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
 
 
 class Watch(threading.Thread):
@@ -73,32 +43,42 @@ class Watch(threading.Thread):
         address, port: of a TCPStore that rank 0 serves.
         silence: seconds without a sign of life after which a rank is given up.
         launcher: process number of the launcher's parent, whose death (which the launcher outlives) ends this rank too.
+        apart: the ranks train on their own, and need each other for nothing before the end.
+
+    Attributes:
+        stopping: this rank got SIGTERM; the others are told.
     """
 
-    def __init__(self, rank: int, world: int, address: str, port: int, silence: float, launcher: int | None = None) -> None:
+    def __init__(
+        self, rank: int, world: int, address: str, port: int, silence: float, launcher: int | None = None, apart: bool = False
+    ) -> None:
         super().__init__(name="bikd-watch", daemon=True)
         self.rank, self.world, self.address, self.port, self.silence = rank, world, address, port, silence
         self.launcher = psutil.Process(launcher) if launcher else None
+        self.apart, self.stopping = apart, False
         self.hint = ""  # what the last message adds: the last good checkpoint
         self.where: list[dict[str, Any]] = [identity()]
-        self._leaving, self._over, self._ending = False, threading.Event(), threading.Lock()
+        self._leaving, self._parting, self._over, self._ending = False, False, threading.Event(), threading.Lock()
         self._ender: threading.Thread | None = None
         self._others = list(range(1, world)) if rank == 0 else [0]  # whose beats this rank reads
         self._heard: dict[int, tuple[bytes, float]] = {}  # rank: its last beat, when it was new
         self._ended: str | None = None  # what another rank ended the job with
         self._meetings = 0
-        self._store: dist.Store | None = None
+        self.lines = Lines(self._over)
         if world > 1:
-            self._store = self._connect()
-            self._store.set(f"bikd/where/{rank}", json.dumps(self.where[0]))
-            self._store.set(f"bikd/beat/{rank}", "0")
-            self._talk = self._store  # the main thread's; the watching thread opens one of its own
-            self._talk.set_timeout(timedelta(minutes=10))  # others may still be importing
+            if rank == 0:
+                self.where[0]["line"] = self.lines.serve()
+            patient = timedelta(minutes=10)  # others may still be importing, rank 0 too
+            self._talk = self._connect(patient)  # the main thread's; the listening thread opens one of its own
+            self._talk.set(f"bikd/where/{rank}", json.dumps(self.where[0]))
+            self._talk.set(f"bikd/beat/{rank}", "0")
             self.where = [json.loads(self._talk.get(f"bikd/where/{other}")) for other in range(world)]
             self._talk.set_timeout(PATIENCE)
+            if rank != 0:
+                self.lines.call(address, self.where[0]["line"], rank)
 
-    def _connect(self) -> dist.Store:
-        return dist.TCPStore(self.address, self.port, is_master=False, timeout=PATIENCE, wait_for_workers=False)
+    def _connect(self, patience: timedelta = PATIENCE) -> dist.Store:
+        return dist.TCPStore(self.address, self.port, is_master=False, timeout=patience, wait_for_workers=False)
 
     # ------------------------------------------------------------------------------------------------ the watching thread
 
@@ -107,23 +87,32 @@ class Watch(threading.Thread):
             threading.Thread(target=self._listen, name="bikd-listen", daemon=True).start()
         since = time.monotonic()
         while not self._over.wait(1.0):
-            if self.launcher is not None and not _there(self.launcher):
+            if self.launcher is not None and not there(self.launcher):
                 self.launcher = None
                 os.kill(os.getpid(), signal.SIGTERM)
-            if self.world == 1:
+            if self.world == 1 or self._on_its_own:
                 continue
             self._look_around()
             if self._ended is not None and not self._over.is_set():
-                self._end(self._ended, tell=False)
+                self._end(self._ended, tell=False, code=STOPPED if self.stopping else LOST)
             now = time.monotonic()
-            silent = [o for o in self._others if now - self._heard.get(o, (b"", since))[1] > self.silence]
+            quiet = {o: now - self._heard.get(o, (b"", since))[1] for o in self._others}
+            dead = [o for o, seconds in quiet.items() if seconds > QUIET and self.lines.open.get(o) is False]
+            if dead and not self._over.is_set():
+                self._end(self._death(dead))
+            silent = [o for o, seconds in quiet.items() if seconds > self.silence]
             if silent and not self._over.is_set():
                 self._end(self._silence(silent))
+
+    @property
+    def _on_its_own(self) -> bool:
+        """Whether this rank is to stop and can do so whatever becomes of the others."""
+        return self._parting or (self.apart and self.stopping)
 
     def _listen(self) -> None:
         """Give and collect signs of life. A thread of its own: over a cut link a call of the store may hang for minutes."""
         store: dist.Store | None = None
-        beat = 0
+        beat, told = 0, False
         while not self._over.wait(1.0):
             beat += 1
             try:
@@ -131,6 +120,12 @@ class Watch(threading.Thread):
                 store.set(f"bikd/beat/{self.rank}", str(beat))
                 beats = store.multi_get([f"bikd/beat/{other}" for other in self._others])
                 ended = store.get("bikd/ended") if store.check(["bikd/ended"]) else None
+                if self.stopping and not told:
+                    store.set("bikd/stop", "1")
+                    told = True
+                elif not told and store.check(["bikd/stop"]):
+                    self.stopping = told = True
+                    os.kill(os.getpid(), signal.SIGTERM)
             except (RuntimeError, OSError):  # all of torch's store errors
                 store = None
                 continue
@@ -143,7 +138,7 @@ class Watch(threading.Thread):
 
     def _look_around(self) -> None:
         """End where a rank of this machine has died; not while everybody is leaving."""
-        if not self._leaving and (dead := self.dead()):
+        if not self._leaving and not self._on_its_own and (dead := self.dead()):
             self._end(self._death(dead))
 
     @property
@@ -204,19 +199,31 @@ class Watch(threading.Thread):
         if self.world == 1:
             return
         self._meetings += 1
-        key = f"bikd/meet/{self._meetings}"
         try:
-            self._talk.add(key, 1)
-            while self._talk.add(key, 0) < self.world:
-                time.sleep(0.05)
+            self._all_at(f"bikd/meet/{self._meetings}", float("inf"))
         except RuntimeError as error:
             self.explain(error)
             raise
 
+    def _all_at(self, key: str, patience: float) -> bool:
+        """Whether all ranks come to ``key`` within ``patience`` seconds."""
+        self._talk.add(key, 1)
+        end = time.monotonic() + patience
+        while self._talk.add(key, 0) < self.world:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.05)
+        return True
+
     def leave(self) -> None:
         """The last meeting; after it nobody is missed. Rank 0, which serves the store, goes last."""
+        if self._over.is_set():
+            return
         self._leaving = True
         self.meet()
+        self._go()
+
+    def _go(self) -> None:
         self._over.set()
         if self.world == 1:
             return
@@ -225,6 +232,24 @@ class Watch(threading.Thread):
             end = time.monotonic() + 5
             while self.rank == 0 and self._talk.add("bikd/left", 0) < self.world and time.monotonic() < end:
                 time.sleep(0.02)
+        except RuntimeError:  # rank 0 has gone already
+            pass
+
+    def part(self) -> None:
+        """Leave because of SIGTERM: the others are told, and waited for while they finish their steps and write.
+
+        Ranks that train together do so within a moment, or wait for this one in a collective: then they are ended.
+        """
+        if self._over.is_set():
+            return
+        self._leaving = self._parting = self.stopping = True
+        try:
+            self._talk.set("bikd/stop", "1")
+            if self._all_at("bikd/parted", 60.0 if self.apart else 5.0):
+                self._go()
+            elif not self.apart:
+                self._talk.set("bikd/ended", f"rank {self.rank} was stopped by SIGTERM.")
+                time.sleep(2.5)  # rank 0 serves the store that they read it from
         except RuntimeError:  # rank 0 has gone already
             pass
 

@@ -75,6 +75,34 @@ def test_categories_are_trained_side_by_side(tiny_mvtec, tmp_path):
     assert json.loads((tmp_path / "two/environment.json").read_text())["side_by_side"]
 
 
+def stopped_side_by_side(root, run, log, before, victim):
+    """SIGTERM to rank 1 or the launcher of two ranks that train a category each; the step of each category's checkpoint."""
+    words = [*options(root, run, "--training.checkpoint_seconds", 1000), "--data.category", "all"]  # none but the last
+    launch = [BIN / "deepspeed", "--num_accelerators", 2, "--master_port", free_port(), "bikd_fast/train.py"]
+    job = start([*launch, *words], log)
+    try:
+        until(lambda: all(lines(run / n) > step + 3 for n, step in before.items()) or job.poll() is not None, 180, log)
+        ranks = ranks_of(job)
+        (ranks[1] if victim == "rank" else ranks[1].parent()).send_signal(signal.SIGTERM)
+        assert until(lambda: gone(ranks), 60, log) < 25  # the launcher kills after 30
+    finally:
+        end(job)
+    said = log.read_text()
+    assert "died" not in said and "Traceback" not in said and not (run / "DONE").exists()
+    after = {n: int(max((run / n / "checkpoints").glob("step-*")).stem[5:]) for n in before}
+    for name, step in after.items():
+        assert step == lines(run / name) and f"{name}: SIGTERM: stopped after step {step};" in said, said[-3000:]
+        assert (f"{name}: going on from step {before[name]}\n" in said) == (before[name] > 0)
+    return after
+
+
+def test_sigterm_to_one_rank_or_the_launcher_stops_all_categories_side_by_side(tiny_mvtec, tmp_path):
+    run, before = tmp_path / "run", {"stripes": 0, "dots": 0}
+    after = stopped_side_by_side(tiny_mvtec, run, tmp_path / "first", before, "rank")
+    again = stopped_side_by_side(tiny_mvtec, run, tmp_path / "second", after, "launcher")
+    assert all(again[name] > after[name] > 3 for name in before)
+
+
 def test_killed_outright_and_started_again_it_ends_as_if_undisturbed(tiny_mvtec, tmp_path):
     """The short form of benchmarks/kill_resume.py: SIGKILL in the middle of training, bit for bit the same weights."""
     whole, cut, log = tmp_path / "whole", tmp_path / "cut", tmp_path / "log"

@@ -8,7 +8,7 @@ import time
 
 import psutil
 import pytest
-from jobs import BIN, LONG, end, gone, lines, options, start, until
+from jobs import BIN, LONG, end, gone, lines, options, ranks_of, start, until
 
 from bikd_fast.training.place import free_port
 
@@ -95,6 +95,24 @@ def test_a_cut_cable_ends_both_sides_with_a_clear_error(hosts, tiny_mvtec, tmp_p
             said = [line for line in log.read_text().splitlines() if line.startswith("error:")]
             assert job.returncode != 0 and len(said) == 1, log.read_text()[-2000:]
             assert f"no sign of life from rank {other}" in said[0] and "Traceback" not in log.read_text()
+    finally:
+        for job in jobs:
+            end(job)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_is_killed_alone_on_its_host_is_named_by_the_other_host(hosts, tiny_mvtec, tmp_path, victim):
+    if hosts[2] is None:
+        pytest.skip("needs network namespaces (root)")
+    jobs, logs = jobs_on(hosts, tmp_path, options(tiny_mvtec, tmp_path / "run", "--training.silence", 300, steps=LONG))
+    try:
+        until(lambda: lines(tmp_path / "run") > 3 or any(j.poll() is not None for j in jobs), 180, logs[0])
+        killed = ranks_of(jobs[victim])[0]
+        killed.kill()
+        assert until(lambda: all(j.poll() is not None for j in jobs), 60, logs[1 - victim]) < 30
+        said = [line for line in logs[1 - victim].read_text().splitlines() if line.startswith("error:")]
+        assert all(job.returncode != 0 for job in jobs) and len(said) == 1, said
+        assert f"rank {victim} (process {killed.pid}" in said[0] and "died" in said[0]
     finally:
         for job in jobs:
             end(job)

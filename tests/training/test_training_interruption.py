@@ -15,9 +15,10 @@ from bikd_fast.arguments import parse_run, run_parser
 from bikd_fast.config import ConfigError
 from bikd_fast.errors import UserError
 from bikd_fast.train import resuming
-from bikd_fast.training import agreement, distributed, place
+from bikd_fast.training import agreement, checkpoint, distributed, place
 from bikd_fast.training.bad_steps import TrainingError
 from bikd_fast.training.distillation import Distillation
+from bikd_fast.training.log import Log
 from bikd_fast.training.run import side_by_side, train
 from bikd_fast.training.state import CheckpointError
 from bikd_fast.training.trainer import Trainer
@@ -55,6 +56,26 @@ def test_sigterm_ends_the_step_writes_a_checkpoint_and_the_same_call_goes_on(tin
     undisturbed = load_file(whole / "detector.safetensors")
     assert all(torch.equal(resumed[k], undisturbed[k]) or resumed[k].isnan().all() for k in undisturbed)
     assert len((tmp_path / "cut/log.jsonl").read_text().splitlines()) == 8
+
+
+@pytest.mark.parametrize("when", ["the last agreement is over", "the last checkpoint is being written"])
+def test_sigterm_after_the_last_step_ends_the_run_with_its_checkpoint(tiny_mvtec, tmp_path, ranks, monkeypatch, capfd, when):
+    where, name = (Log, "conclude") if when.startswith("the last agreement") else (checkpoint, "write")
+    call = getattr(where, name)
+
+    def told(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return call(*arguments)
+
+    monkeypatch.setattr(where, name, told)
+    monkeypatch.setattr("bikd_fast.training.run.calibrate", lambda *_: pytest.fail("went on"))
+    try:
+        with pytest.raises(SystemExit) as caught:
+            train(settings(tiny_mvtec, tmp_path / "run"), ranks)
+    finally:
+        distributed.termination.wished = False
+    assert caught.value.code == 143 and "SIGTERM: stopping" in capfd.readouterr().err
+    assert [p.name for p in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000008.safetensors"]
 
 
 def test_killed_while_it_calibrates_a_run_is_done_training(tiny_mvtec, tmp_path, ranks, monkeypatch):
