@@ -79,8 +79,7 @@ def believed_groups(some: Tensor, groups: Tensor, count: int) -> Tensor:
 
 def masks_where(trusted: Tensor, pictures: Tensor) -> Tensor:
     """:func:`object_masks` of pictures (N, 3, S, S), whole pictures where ``trusted`` (N,) bool is False."""
-    masks, whole = object_masks(pictures), ~trusted.to(pictures.device)
-    return masks | whole.view(-1, 1, 1) if whole.any() else masks
+    return object_masks(pictures) | ~trusted.to(pictures.device).view(-1, 1, 1)
 
 
 def evenly(count: int, most: int = SAMPLE) -> Tensor:

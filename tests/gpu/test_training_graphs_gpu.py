@@ -22,7 +22,7 @@ pytest.importorskip("deepspeed")
 CONFIGS = Path(__file__).parents[2] / "configs"
 STEPS = ("--training.steps", "12", "--training.log_every", "1")
 FORWARD = Phase("forward", 0.0, 1.0, 0.0, head=False)
-RAMP, BOTH = Phase("ramp", 0.1, 1.0, 1.0, weight=0.1), Phase("both", 0.3, 1.0, 1.0, weight=0.3)
+RAMP, BOTH = Phase("ramp", 0.1, 1.0, 1.0), Phase("both", 0.3, 1.0, 1.0)
 FROZEN = Phase("frozen", 0.0, 0.1, 0.0)
 
 
