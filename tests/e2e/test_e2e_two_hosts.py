@@ -100,7 +100,7 @@ def test_a_cut_cable_ends_both_sides_with_a_clear_error(hosts, tiny_mvtec, tmp_p
             end(job)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0])  # with it dies what the others talk over; tests/training/test_training_watch.py has both
 def test_a_rank_that_is_killed_alone_on_its_host_is_named_by_the_other_host(hosts, tiny_mvtec, tmp_path, victim):
     if hosts[2] is None:
         pytest.skip("needs network namespaces (root)")
