@@ -107,8 +107,9 @@ def main() -> None:
 def run_all(options: argparse.Namespace, passed: list[str]) -> None:
     """Every (seed, arm) that the CSV lacks, seeds outermost: after the first third there is one seed of every arm."""
     described = describe(passed)
-    check_same_set(read(options.output), described, passed)
-    done = {tuple(row[k] for k in KEY) for row in read(options.output)}
+    before = read(options.output)
+    check_same_set(before, described, passed)
+    done = {tuple(row[k] for k in KEY) for row in before}
     wanted = [(arm, seed) for seed in options.seeds for arm in options.arms]
     missing = [(arm, seed) for arm, seed in wanted if (*described, arm, str(seed)) not in done]
     print(f"{len(missing)} of {len(wanted)} runs to do", flush=True)
@@ -120,8 +121,8 @@ def run_all(options: argparse.Namespace, passed: list[str]) -> None:
     def one(task: tuple[str, int]) -> None:
         arm, seed = task
         run = folder_of(arm, seed)
-        done = [other for other in ARMS if other != arm and (folder_of(other, seed) / DONE).is_file()]
-        for other in trained_alike(arm, done, passed)[:1]:
+        there = [other for other in ARMS if other != arm and (folder_of(other, seed) / DONE).is_file()]
+        for other in trained_alike(arm, there, passed)[:1]:
             take_up(run, folder_of(other, seed))
         job = launch([*given(arm, passed), "--seed", str(seed), "--output", str(run)], options.jobs)
         rows = [dict(zip(KEY, (*described, arm, seed))) | row for row in rows_of(run, job)]
@@ -148,11 +149,8 @@ def run_all(options: argparse.Namespace, passed: list[str]) -> None:
 
 def trained_alike(arm: str, others: Sequence[str], passed: Sequence[str]) -> list[str]:
     """Which of ``others`` train the same networks on the same pictures."""
-
-    def depends_on(name: str) -> str:
-        return fingerprint(settings(name, passed), "", [])
-
-    return [other for other in others if depends_on(other) == depends_on(arm)]
+    depends_on = {name: fingerprint(settings(name, passed), "", []) for name in ((arm, *others) if others else ())}
+    return [other for other in others if depends_on[other] == depends_on[arm]]
 
 
 def take_up(run: Path, source: Path) -> None:

@@ -36,7 +36,6 @@ def table(rows: list[dict[str, str]]) -> str:
     seeds = sorted({row["seed"] for row in rows})
     seconds = sorted({float(row["seconds"]) for row in rows})
     span = f"{seconds[0]:.0f} s" if len(seconds) == 1 else f"{seconds[0]:.0f} to {seconds[-1]:.0f} s"
-
     peak = max(int(row["peak_mb"]) for row in rows)
 
     def every(key: str) -> str:

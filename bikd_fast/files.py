@@ -10,8 +10,11 @@ from pathlib import Path
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` to write to; what lies there at the end is synced to the disk and becomes ``path``."""
-    temporary = path.with_name(f".writing-{os.getpid()}-{path.name}")
+    """A temporary name beside ``path`` to write to; what lies there at the end is synced to the disk and becomes ``path``.
+
+    The name is the same every time: what a killed process has left there is written over. Nobody else may write ``path`` meanwhile.
+    """
+    temporary = path.with_name(f".writing-{path.name}")
     try:
         yield temporary
         with temporary.open("rb") as file:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import yaml
 
+from bikd_fast.files import write_text
 from bikd_fast.search.settings import plain
 from tune.findings import Found, front, read
 from tune.page import page
-from tune.state import put
 
 HEAD = "# Found by tune/search.py. `bikd train --config` takes it as it is.\n"
 
@@ -27,9 +27,9 @@ def write(folder: Path) -> Found:
     holds = f"# It holds {found.holds}.\n"
     for name, config, note in (("best.yaml", found.config, holds), ("best_trial.yaml", found.candidate, "")):
         if config is not None:
-            put(folder / name, HEAD + note + yaml.safe_dump(plain(config), sort_keys=False))
+            write_text(folder / name, HEAD + note + yaml.safe_dump(plain(config), sort_keys=False))
     _table(folder / "trials.csv", found)
-    put(folder / "search.html", page(found))
+    write_text(folder / "search.html", page(found))
     return found
 
 
@@ -56,4 +56,4 @@ def _table(path: Path, found: Found) -> None:
     writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows([{key: "" if value is None else value for key, value in line.items()} for line in lines])
-    put(path, file.getvalue())
+    write_text(path, file.getvalue())

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from bikd_fast.errors import UserError
+from bikd_fast.files import write_text
 
 STATE, RESULTS, GAIN = "search.json", "results.jsonl", "gain.jsonl"
 NEW_SEED = 1001  # the first of the seeds that gains are measured with: none that a trial was drawn or trained with
@@ -43,20 +44,13 @@ def remember(options: Options, base: dict[str, Any], **more: Any) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / STATE
     before = kept(folder) or {"began": time.time()}
-    put(path, json.dumps(before | {"options": asdict(options), "base": base} | more, indent=1))
+    write_text(path, json.dumps(before | {"options": asdict(options), "base": base} | more, indent=1))
 
 
 def kept(folder: Path) -> dict[str, Any]:
     """What DIR/search.json holds; empty where there is no search."""
     path = folder / STATE
     return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def put(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def read_settings(path: str) -> dict[str, Any]:

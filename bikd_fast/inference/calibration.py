@@ -10,20 +10,13 @@ import torch.nn.functional as F
 from bikd_kernels import cosine_discrepancy
 
 from bikd_fast.inference.mixing import SHARES, choose, mixed, parts, reach
-from bikd_fast.inference.runner import batches, run
+from bikd_fast.inference.runner import Levels, batches, levels_of, run
 from bikd_fast.metrics.thresholds import threshold_at_false_alarm_rate
 from bikd_fast.models.detector import Detector
 from bikd_fast.simulation.foreground import evenly
 
-Levels = list[torch.Tensor]
 MEASURED = 256  # pictures at most that the Mahalanobis distance is fitted to, and that the map is weighed by
 HELD = 2**28  # bytes of their features that are held instead of being computed a second time
-
-
-def levels_of(detector: Detector, pictures: torch.Tensor) -> Iterator[tuple[Levels, Levels]]:
-    """Teacher's and student's levels of uint8 (N, 3, S, S) pictures, batch by batch."""
-    for x in batches(pictures, detector.device):
-        yield detector.features(x)
 
 
 @torch.inference_mode()

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from bikd_fast.inference.runner import batches
+from bikd_fast.inference.runner import levels_of
 from bikd_fast.metrics import evaluate
 from bikd_fast.models.detector import Detector
 from bikd_fast.validation.made import FEWEST, simulated
@@ -27,11 +27,15 @@ Reach = tuple[float, float] | None
 def parts(detector: Detector, pictures: torch.Tensor) -> list[torch.Tensor | None]:
     """Discrepancy, logits and distance of uint8 (N, 3, S, S) pictures, maps (N, S, S) on the host each, None for one it lacks."""
     seen: list[list[torch.Tensor]] = [[], [], []]
-    for x in batches(pictures, detector.device):
-        for maps, part in zip(seen, detector.parts(*detector.features(x))):
+    for levels in levels_of(detector, pictures):
+        for maps, part in zip(seen, detector.parts(*levels)):
             if part is not None:
                 maps.append(part.cpu())
-    return [torch.cat(maps) if maps else None for maps in seen]
+    together: list[torch.Tensor | None] = []
+    for maps in seen:
+        together.append(torch.cat(maps) if maps else None)
+        maps.clear()  # one part at a time is there twice
+    return together
 
 
 def reach(maps: torch.Tensor | None) -> Reach:
@@ -66,10 +70,9 @@ def choose(detector: Detector, pictures: torch.Tensor, reaches: Sequence[Reach])
     labels, seen = data.masks.any((1, 2)).astype(int).tolist(), parts(detector, data.pictures)
 
     def value(shares: Shares) -> float:
-        anomaly = _together(seen, mixed(reaches, shares))
-        anomaly = detector.filled(anomaly) if detector.map_config.fill else anomaly
-        scores, threads = detector.score(anomaly).numpy(), torch.get_num_threads()
-        found = evaluate(list(anomaly.numpy()), list(data.masks), scores=scores, labels=labels, threads=threads)
+        anomaly, scores = detector.finished(_together(seen, mixed(reaches, shares)))
+        threads = torch.get_num_threads()
+        found = evaluate(list(anomaly.numpy()), list(data.masks), scores=scores.numpy(), labels=labels, threads=threads)
         return round(sum(float(found[key]) for key in CRITERION), 6)
 
     return max(CANDIDATES, key=value)

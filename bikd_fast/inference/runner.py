@@ -30,6 +30,12 @@ def batches(pictures: torch.Tensor, device: torch.device, batch: int = BATCH) ->
         yield pictures[start : start + batch].to(device).float().div_(255).contiguous(memory_format=torch.channels_last)
 
 
+def levels_of(detector: Detector, pictures: torch.Tensor) -> Iterator[tuple[Levels, Levels]]:
+    """Teacher's and student's levels of uint8 (N, 3, S, S) pictures, batch by batch."""
+    for x in batches(pictures, detector.device):
+        yield detector.features(x)
+
+
 @torch.inference_mode()
 def run(
     detector: Detector, pictures: torch.Tensor, batch: int = BATCH, look: Look | None = None, maps: torch.Tensor | None = None

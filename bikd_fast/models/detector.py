@@ -101,6 +101,10 @@ class Detector(nn.Module):
             return anomaly, score
         if rest is not None:
             anomaly = self.mix[0] * anomaly + (rest + self.mix[3])
+        return self.finished(anomaly)
+
+    def finished(self, anomaly: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The parts' sum (B, S, S) -> map (B, S, S), filled where that is asked for, and score (B,)."""
         if self.map_config.fill:
             anomaly = self.filled(anomaly)
         return anomaly, self.score(anomaly)

@@ -16,9 +16,9 @@ from torch import nn
 from bikd_fast.config import MapConfig, RunConfig
 from bikd_fast.data import Category, has_masks, load_masks
 from bikd_fast.errors import UserError
-from bikd_fast.inference.calibration import calibrate, levels_of
+from bikd_fast.inference.calibration import calibrate
 from bikd_fast.inference.evaluation import test_pictures
-from bikd_fast.inference.runner import run
+from bikd_fast.inference.runner import levels_of, run
 from bikd_fast.metrics import evaluate
 from bikd_fast.models.detector import Detector
 from bikd_fast.models.head import smoothing

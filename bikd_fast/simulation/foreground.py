@@ -66,15 +66,21 @@ def estimate_foreground(pool: Tensor, groups: Tensor | None = None) -> Tensor | 
         groups: (M,) int64, which category a picture is of, each believed by itself (where it is not, the whole picture is the
             object); one without.
     """
-    groups = torch.zeros(len(pool), dtype=torch.int64) if groups is None else groups
-    which = believed_groups(pool[evenly(len(pool))], groups[evenly(len(pool))], int(groups.max()) + 1)
-    return masks_where(which[groups], pool) if which.any() else None
+    trusted = whom_to_trust(pool[evenly(len(pool))], len(pool), groups)
+    return masks_where(trusted, pool) if trusted.any() else None
 
 
-def believed_groups(some: Tensor, groups: Tensor, count: int) -> Tensor:
-    """(count,) bool on the host: :func:`believed` of every category; groups (N,) say which the pictures are of."""
-    members = [some[(groups == group).to(some.device)] for group in range(count)]
-    return torch.tensor([bool(len(those)) and believed(those) for those in members])
+def whom_to_trust(some: Tensor, count: int, groups: Tensor | None = None) -> Tensor:
+    """(count,) bool on the host: for which pictures of a set object masks are to be believed, by :func:`believed` of its category.
+
+    Args:
+        some: (N, 3, S, S), those at ``evenly(count)``.
+        groups: (count,) int64 on the host, which category a picture is of; one without.
+    """
+    groups = torch.zeros(count, dtype=torch.int64) if groups is None else groups
+    shown = groups[evenly(count)]
+    members = [some[(shown == group).to(some.device)] for group in range(int(groups.max()) + 1)]
+    return torch.tensor([bool(len(those)) and believed(those) for those in members])[groups]
 
 
 def masks_where(trusted: Tensor, pictures: Tensor) -> Tensor:

@@ -15,13 +15,12 @@ from .content import FILL, ORDER, Sources, draw_fill, make_sources
 from .foreground import (
     CENTER,
     ELSEWHERE,
-    believed_groups,
     draw_places,
     estimate_foreground,
-    evenly,
     masks_where,
     object_grids,
     seats,
+    whom_to_trust,
 )
 from .kinds import DRAWN, KINDS, draw_kinds, kind_tables
 from .masks import CELL, OUTLINE, PERLIN, block_means, draw_outlines, gradient_bank, pixels_inside
@@ -105,11 +104,8 @@ class Simulator:
         elif foreground is None and count is None:
             foreground = estimate(pool, groups)
         self.foreground = foreground
-        self._trusted = None  # (count,) bool, whose masks are to be believed where they are found batch by batch
-        if count is not None and config.foreground:
-            groups = torch.zeros(count, dtype=torch.int64) if groups is None else groups
-            self._trusted = believed_groups(pool, groups[evenly(count)], int(groups.max()) + 1)[groups].to(pool.device)
-        self.each_time = self._trusted is not None and bool(self._trusted.any())
+        trusted = whom_to_trust(pool, count, groups) if count is not None and config.foreground else None
+        self._trusted = None if trusted is None or not trusted.any() else trusted.to(pool.device)
         self._object_grids = None if foreground is None else object_grids(foreground)
         self._seats = None if self._object_grids is None else seats(self._object_grids)
         self._sources = make_sources(pool.contiguous(), textures, config.sources)
@@ -117,6 +113,11 @@ class Simulator:
         self._gradients = gradient_bank(pool.device)
         self._noise = noise_bank(size, pool.device) if config.nuisance else None
         self._numbers = Table(STREAMS, pool.device)
+
+    @property
+    def each_time(self) -> bool:
+        """Whether object masks are found batch by batch."""
+        return self._trusted is not None
 
     @torch.no_grad()
     def __call__(self, images: Tensor, index: Tensor, keys: Tensor, others: Tensor | None = None) -> Simulated:
@@ -145,7 +146,7 @@ class Simulator:
         foreground, rows = self.foreground, index
         grids = None if self._object_grids is None else self._object_grids[index]
         cumulative = None if self._seats is None else self._seats[index]
-        if self._trusted is not None and self.each_time:
+        if self._trusted is not None:
             foreground, rows = masks_where(self._trusted[index], images), torch.arange(b, device=images.device)
             grids = object_grids(foreground)
             cumulative = seats(grids)

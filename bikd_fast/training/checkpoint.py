@@ -64,10 +64,10 @@ def write(
         orphan.unlink(missing_ok=True)
     with whole(path) as temporary:
         save_file(tensors, temporary, metadata={"bikd_checkpoint": json.dumps(described)})
-    own = [other for other in sorted(folder.glob(PATTERN)) if _settings_of(other) in (settings, None)]
-    kept = [other for other in own if other <= path and _settings_of(other)][-keep:]
-    for other in own:
-        if other not in kept:
+    whose = {other: _settings_of(other) for other in sorted(folder.glob(PATTERN))}
+    kept = [other for other, of in whose.items() if of == settings and other <= path][-keep:]
+    for other, of in whose.items():
+        if of in (settings, None) and other not in kept:
             other.unlink(missing_ok=True)
     return path
 

@@ -77,9 +77,10 @@ class Trainer:
         self.detector.backbone.to(memory_format=torch.channels_last)
         self.low = engines.low_precision(user)
         self.dtype = self.low or engines.precision(training, ranks.device)
-        groups = group_numbers(categories or [""] * len(names))
+        categories = categories or [""] * len(names)
+        groups = group_numbers(categories)
         if config.data.copies:
-            pictures, names, groups = self._with_copies(pictures, names, groups, list(dict.fromkeys(categories)) or [""], kept)
+            pictures, names, groups = self._with_copies(pictures, names, groups, list(dict.fromkeys(categories)), kept)
         self.pool = Pool(pictures, self.detector.backbone, ranks.device, self.dtype, kept=kept)
         whole = None if self.pool.stream is None else len(self.pool)
         self.simulator = Simulator(
