@@ -4,8 +4,9 @@
     python benchmarks/scaling.py --model [--step SECONDS --batch N --parameters N --bandwidth GB/S --latency US]
 
 Measured: pictures/s of `deepspeed bikd_fast/train.py` with one thread a rank and the same number of pictures a rank a step, from
-the run's own log (median of its lines after the first quarter), with the shares of time that the log gives. Rounds alternate
-between the rank counts, so that a drift of the machine hits both. Results go to benchmarks/results/scaling.csv.
+the run's own log (median of its lines after the first quarter), with the shares of time that the log gives. Beside it, the sum of
+as many one-rank runs side by side that do not talk to each other (`apart`): what the machine itself gives at that moment. Rounds
+alternate between the rank counts, so that a drift of the machine hits all. Results go to benchmarks/results/scaling.csv.
 """
 
 from __future__ import annotations
@@ -22,16 +23,15 @@ import tempfile
 from pathlib import Path
 
 import torch
-from common import append, environment
+from common import environment
+from runs import append
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/scaling.csv"
 SHARES = ("share_data", "share_communication", "share_compute", "share_other")
 
 
-def measure(ranks: int, per_rank: int, steps: int, passed: list[str], folder: Path) -> dict[str, float]:
-    """Medians over the log lines of one run."""
-    output = folder / f"{ranks}-{len(list(folder.iterdir()))}"
+def start(ranks: int, per_rank: int, steps: int, passed: list[str], output: Path) -> subprocess.Popen[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -41,14 +41,29 @@ def measure(ranks: int, per_rank: int, steps: int, passed: list[str], folder: Pa
         *("--training.log_every", "10", "--training.checkpoint_seconds", "0", "--data.category", "grass", "--report", "false"),
         *("--output", str(output), *passed),
     ]
-    done = subprocess.run(
-        words, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=1800
-    )
-    if done.returncode:
-        raise SystemExit(done.stdout[-2000:] + done.stderr[-2000:])
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    return subprocess.Popen(words, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, **pipes)
+
+
+def finish(run: subprocess.Popen[str], output: Path) -> dict[str, float]:
+    """Medians over the log lines of one run."""
+    said = run.communicate(timeout=1800)[1]
+    if run.returncode:
+        raise SystemExit(said[-4000:])
     rows = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
     rows = rows[max(1, len(rows) // 4) :]
     return {key: statistics.median(row[key] for row in rows) for key in ("pictures_per_second", "peak_memory_mb", *SHARES)}
+
+
+def measure(ranks: int, per_rank: int, steps: int, passed: list[str], folder: Path) -> dict[str, float]:
+    """One run of ``ranks`` ranks, then that many of one rank at the same time."""
+    together = folder / "together"
+    row = finish(start(ranks, per_rank, steps, passed, together), together)
+    row["apart"] = row["pictures_per_second"]
+    if ranks > 1:
+        runs = {folder / f"{i}": start(1, per_rank, steps, passed, folder / f"{i}") for i in range(ranks)}
+        row["apart"] = sum(finish(run, output)["pictures_per_second"] for output, run in runs.items())
+    return row
 
 
 def allreduce(ranks: int, size: float, bandwidth: float, latency: float) -> float:
@@ -101,24 +116,26 @@ def main() -> None:
             print("  ".join(f"{key} {value:.4g}" for key, value in row.items()))
         return
     measured: dict[int, list[dict[str, float]]] = {ranks: [] for ranks in options.ranks}
-    with tempfile.TemporaryDirectory() as folder:
-        for _ in range(options.repeat):
-            for ranks in options.ranks:
+    for _ in range(options.repeat):
+        for ranks in options.ranks:
+            with tempfile.TemporaryDirectory() as folder:
                 measured[ranks].append(measure(ranks, options.per_rank, options.steps, passed, Path(folder)))
-                print(ranks, measured[ranks][-1], flush=True)
+            print(ranks, measured[ranks][-1], flush=True)
     best = {r: max(rounds, key=lambda row: row["pictures_per_second"]) for r, rounds in measured.items()}
     base = best[options.ranks[0]]["pictures_per_second"]
     rows = [
         {
             "ranks": ranks, "pictures_per_rank": options.per_rank, "steps": options.steps, "options": " ".join(passed),
             **{key: round(value, 4) for key, value in row.items()}, "speedup": round(row["pictures_per_second"] / base, 3),
+            "of_apart": round(row["pictures_per_second"] / row["apart"], 3),
             **environment("cuda" if torch.cuda.is_available() else "cpu"), "threads": 1,
         }
         for ranks, row in best.items()
     ]  # fmt: skip
-    append(RESULTS, rows, list(rows[0]))
+    append(RESULTS, rows)
     for row in rows:
-        print(f"{row['ranks']} ranks: {row['pictures_per_second']:.2f} pictures/s, {row['speedup']:.2f} times one rank's")
+        print(f"{row['ranks']} ranks: {row['pictures_per_second']:.2f} pictures/s, {row['speedup']:.2f} times one rank's,", end=" ")
+        print(f"{row['of_apart']:.2f} of as many runs apart")
 
 
 if __name__ == "__main__":
