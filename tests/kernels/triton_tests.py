@@ -6,6 +6,11 @@ import pytest
 import torch
 from bikd_kernels.dispatch import HAS_TRITON, INTERPRETED
 
+if INTERPRETED:
+    from reduce_slices import install
+
+    install()
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NEEDS_TRITON = pytest.mark.skipif(
     not HAS_TRITON or (DEVICE == "cpu" and not INTERPRETED), reason="needs a GPU, or TRITON_INTERPRET=1"
