@@ -71,6 +71,6 @@ def _rank(given: dict[str, Any]) -> None:
     except (UserError, ValueError) as error:  # what is wrong with the settings is wrong again at a second attempt
         found = {"wrong": str(error)}
     if ranks.first:
-        (folder / "result.json").write_text(json.dumps(found))
+        write_text(folder / "result.json", json.dumps(found))
         write_text(kept, json.dumps(asdict(trial.progress)))
     distributed.stop()
