@@ -23,7 +23,7 @@ class DataConfig:
         category: names of categories, or ``all``.
         image_size: side of the square that pictures are resized to, in pixels; a multiple of 32.
         on_bad_image: ``error`` stops at the first unreadable picture, ``skip`` leaves it out and counts it.
-        textures: folder of foreign pictures (DTD, say) whose content simulated defects may take; none by default.
+        textures: folder of foreign pictures, sub-folders too (DTD's images/, say): content for simulated defects; none by default.
         copies: learn from mirrored and turned copies as well, where the training set itself shows that they are natural.
         holdout: share of the training pictures kept back for the threshold and the level weights; 2,048 pictures at most.
         cache_gb: memory the pictures of one detector may take, in GB, all ranks of a machine together; larger sets are read while

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     some = itertools.islice(found.sources, max(options.rows, SAMPLE))  # as many as training looks for objects on
     pool = torch.stack([square(source.name, size) for source in some])
     folder = options.textures or run.data.textures
-    textures = torch.stack([square(path, size) for path in require_pictures(Path(folder))]) if folder else None
+    textures = torch.stack([square(path, size) for path in require_pictures(Path(folder), below=True)]) if folder else None
     try:
         sheet(pool, Simulator(run.simulation, pool, textures=textures), options.sheet, rows=options.rows, seed=options.seed)
     except (OSError, ValueError) as error:

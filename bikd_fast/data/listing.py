@@ -15,9 +15,9 @@ def list_pictures(folder: Path) -> list[Path]:
     return sorted(found, key=lambda f: f.name)
 
 
-def require_pictures(folder: Path) -> list[Path]:
-    """list_pictures, or a DataError that says what was found instead."""
-    pictures = list_pictures(folder)
+def require_pictures(folder: Path, below: bool = False) -> list[Path]:
+    """list_pictures, with ``below`` also of the folders below, or a DataError that says what was found instead."""
+    pictures = _all_below(folder) if below else list_pictures(folder)
     if not pictures:
         if not folder.is_dir():
             found = "no such folder"
@@ -33,6 +33,10 @@ def sub_folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted((f for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")), key=lambda f: f.name)
+
+
+def _all_below(folder: Path) -> list[Path]:
+    return [*list_pictures(folder), *(picture for inner in sub_folders(folder) for picture in _all_below(inner))]
 
 
 def match_masks(pictures: list[Path], mask_folder: Path) -> list[Path]:

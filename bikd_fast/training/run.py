@@ -27,7 +27,7 @@ from bikd_fast.inference.calibration import calibrate, measure_good
 from bikd_fast.inference.diagnostics import TRAINING
 from bikd_fast.models.detector import FILE_NAME, Detector
 from bikd_fast.training import user_config
-from bikd_fast.training.after import diagnose, record
+from bikd_fast.training.after import diagnose, pictures_changed, record
 from bikd_fast.training.agreement import alike
 from bikd_fast.training.distributed import Ranks
 from bikd_fast.training.kept import NOTHING, Kept
@@ -66,7 +66,10 @@ def train(config: RunConfig, ranks: Ranks) -> Path:
         trained_before = (folder / FILE_NAME).is_file()
         alike(ranks, **{f"{name} is trained": trained_before})
         if trained_before:
-            _say(ranks, f"{name}: already trained, kept ({folder / FILE_NAME})")
+            if ranks.first:
+                changed = pictures_changed(folder, [sample for category in group for sample in category.train])
+                anew = ". Its good pictures have changed since: --resume never trains it anew" if changed else ""
+                _say(ranks, f"{name}: already trained, kept ({folder / FILE_NAME}){anew}")
             continue
         train_one(config, name, group, folder, ranks)
         trained += 1
@@ -157,7 +160,7 @@ def train_one(
     detector.about |= {"categories": [c.name for c in categories], "versions": versions(VERSIONS), "seed": config.seed}
     if ranks.first:
         found = {"diagnostics": diagnose(config, detector, apart, textures)} if diagnosed else {}
-        _write_json(folder / TRAINING, record(begun, seconds, ranks) | came_to | found)
+        _write_json(folder / TRAINING, record(begun, seconds, ranks) | came_to | found | {"pictures": identity(samples)})
         detector.save(folder)
     return detector
 
@@ -185,7 +188,7 @@ def foreign_textures(config: RunConfig, ranks: Ranks) -> torch.Tensor | None:
     """data.textures as uint8 (K, 3, S, S) on the device: content for simulated defects; None where no folder is given."""
     if config.data.textures is None:
         return None
-    samples = [Sample(path) for path in require_pictures(Path(config.data.textures))]
+    samples = [Sample(path) for path in require_pictures(Path(config.data.textures), below=True)]
     return load_images(samples, config.data.image_size, on_bad_image=config.data.on_bad_image)[0].to(ranks.device)
 
 

@@ -106,7 +106,7 @@ def _precision(training: TrainingConfig, user: dict[str, Any]) -> TrainingConfig
     if len(on) > 1:
         raise ConfigError(f"deepspeed_config: {' and '.join(on)} are both enabled: leave one of them out.")
     if not on:
-        return training
+        return _float32(training) if user.get("torch_autocast", {}).get("enabled") is False else training
     if on[0] in _LOW and user.get("zero_optimization", {}).get("stage") == 0:
         raise ConfigError(
             f"deepspeed_config: {on[0]}.enabled needs zero_optimization.stage 1 or more here (float32 masters are kept "
@@ -125,6 +125,15 @@ def _precision(training: TrainingConfig, user: dict[str, Any]) -> TrainingConfig
                 f"training.precision is {training.precision} and the DeepSpeed configuration enables {on[0]}: leave one out."
             )
     return training
+
+
+def _float32(training: TrainingConfig) -> TrainingConfig:
+    if training.precision not in ("auto", "fp32"):
+        raise ConfigError(
+            f"training.precision is {training.precision} and the DeepSpeed configuration's torch_autocast.enabled is false: "
+            "leave one of the two out."
+        )
+    return replace(training, precision="fp32")
 
 
 def _default(key: str) -> Any:

@@ -78,6 +78,18 @@ def test_another_category_or_map_is_another_run(tiny_mvtec, tmp_path, ranks):
             train(settings(tiny_mvtec, tmp_path / "run", *other), ranks)
 
 
+def test_a_detector_of_other_pictures_is_kept_and_that_is_said(tiny_mvtec, tmp_path, ranks, capsys):
+    shutil.copytree(tiny_mvtec / "stripes", tmp_path / "data/stripes")
+    config = settings(tmp_path / "data", tmp_path / "run")
+    before = weights(train(config, ranks))
+    train(config, ranks)
+    assert "already trained, kept" in (said := capsys.readouterr().err) and "have changed" not in said
+    good = tmp_path / "data/stripes/train/good"
+    shutil.copy(good / "000.png", good / "another.png")
+    assert same(weights(train(config, ranks)), before)
+    assert "have changed since: --resume never" in capsys.readouterr().err
+
+
 def test_starting_anew_touches_nothing_but_its_own_run(tiny_mvtec, tmp_path, ranks):
     train(settings(tiny_mvtec, tmp_path / "runs/one"), ranks)
     before = weights(tmp_path / "runs/one")
@@ -102,7 +114,9 @@ def test_a_checkpoint_of_other_pictures_is_not_taken_up(tiny_mvtec, tmp_path):
 
 def test_foreign_textures_come_from_a_folder(tiny_mvtec, tmp_path, ranks):
     folder = tiny_mvtec / "dots/train/good"
-    assert foreign_textures(settings(tiny_mvtec, "unused", "--data.textures", str(folder)), ranks).shape == (12, 3, 64, 64)
+    flat, as_in_dtd = (settings(tiny_mvtec, "unused", "--data.textures", str(where)) for where in (folder, folder.parent))
+    assert foreign_textures(flat, ranks).shape == (12, 3, 64, 64)
+    assert torch.equal(foreign_textures(flat, ranks), foreign_textures(as_in_dtd, ranks))
     run = train(settings(tiny_mvtec, tmp_path / "with", "--data.textures", str(folder)), ranks)
     assert not same(weights(run), weights(train(settings(tiny_mvtec, tmp_path / "without"), ranks)))
 

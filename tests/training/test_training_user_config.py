@@ -43,6 +43,11 @@ def test_batch_and_accumulation_of_the_json_win(user, training, batch, accumulat
     assert config["train_batch_size"] == batch == 2 * accumulation * config["train_micro_batch_size_per_gpu"]
 
 
+def test_an_autocast_that_is_switched_off_is_float32_for_all_the_trainer_does():
+    assert settled(user_config.read(str(SHIPPED[0].with_name("cpu.json")))).precision == "fp32"
+    assert settled({}).precision == settled({"torch_autocast": {"enabled": True}}).precision == "auto"
+
+
 @pytest.mark.parametrize(
     ("user", "training", "keys"),
     [
@@ -57,6 +62,7 @@ def test_batch_and_accumulation_of_the_json_win(user, training, batch, accumulat
         ({"train_batch_size": "auto"}, {}, ("train_batch_size", "'auto'")),
         ({"optimizer": {"params": {"lr": 0.1}}}, {"lr_student": 0.2}, ("training.lr_student", "optimizer.params.lr")),
         ({"bf16": {"enabled": True}}, {"precision": "fp32"}, ("training.precision", "bf16")),
+        ({"torch_autocast": {"enabled": False}}, {"precision": "bf16"}, ("training.precision", "torch_autocast")),
         ({"bf16": {"enabled": True}, "fp16": {"enabled": True}}, {}, ("fp16", "bf16")),
         ({"torch_autocast": {"enabled": True, "dtype": "float16"}}, {}, ("torch_autocast.dtype", "stage 1")),
         ({"fp16": {"enabled": True}, "zero_optimization": {"stage": 0}}, {}, ("fp16.enabled", "stage")),
