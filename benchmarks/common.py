@@ -8,11 +8,11 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from bikd_kernels.lang import triton
 
 RESULTS = Path(__file__).parent / "results"
 Call = Callable[[int], Any]  # takes the number of an input set; sets are rotated so that none is found in a cache
@@ -43,7 +43,8 @@ def environment(device: str) -> dict[str, Any]:
     """What a row needs to be compared with another: machine, versions, commit, threads, load, time."""
     return dict(
         device=device_name(device), cores=os.cpu_count(), threads=torch.get_num_threads(),
-        load=round(os.getloadavg()[0], 1), torch=torch.__version__, triton=version("triton"), commit=commit(),
+        load=round(os.getloadavg()[0], 1), torch=torch.__version__,
+        triton=getattr(triton, "__version__", "not installed"), commit=commit(),
         when=time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
     )
 

@@ -12,11 +12,11 @@ from torch.autograd import Function
 from torch.library import Library
 
 from .bidirectional_kernel import combine_kernel, objective_kernel
-from .checks import DEAD, as_levels, one_of, position_maps, positive_eps, same_shapes, scale_list
+from .checks import DEAD, as_levels, bytes_only, one_of, position_maps, positive_eps, same_shapes, scale_list
 from .cosine import keep_gradients, take_gradients
 from .dispatch import choose, speaks_ptx
 from .layout import arranged, gradient_like, is_channels_last
-from .partials import fold_for, ordered_sum, scaled
+from .partials import fold_for, folded, ordered_sum, scaled
 from .reference import bidirectional as reference
 from .reference.bidirectional import TERMS, Options, Task
 from .regions import region_counts
@@ -77,21 +77,23 @@ library = Library("bikd_kernels", "FRAGMENT")
 library.define(
     "objective(Tensor[] clean, Tensor[] corrupt, Tensor[] student_clean, Tensor[] student_corrupt, Tensor[] adapter_clean, "
     "Tensor[] adapter_corrupt, Tensor[] regions, Tensor counts, Tensor? beta_tensor, float beta, float[] scale, "
-    "float[] fold_student, float[] fold_adapter, float[] options, bool dead_zero, bool grad_student, bool grad_adapter, "
-    "str impl) -> (Tensor, Tensor, Tensor[])")
+    "float[] options, bool dead_zero, bool grad_student, bool grad_adapter, str impl) -> (Tensor, Tensor, Tensor[])")
 
 
 def _objective(clean, corrupt, student_clean, student_corrupt, adapter_clean, adapter_corrupt, regions, counts,
-               beta_tensor, beta, scale, fold_student, fold_adapter, options, dead_zero, grad_student, grad_adapter, impl):
+               beta_tensor, beta, scale, options, dead_zero, grad_student, grad_adapter, impl):
     run = launch_objective if impl == "triton" else reference.objective
     numbers = Options._make([*options, dead_zero])
     balance = beta if beta_tensor is None else beta_tensor
     if isinstance(balance, Tensor) and not balance.is_cuda and impl != "triton":
         balance = float(balance)
-    terms, grads = run(Task(clean, corrupt, student_clean, student_corrupt, adapter_clean, adapter_corrupt, regions, counts,
-                            balance, scale, fold_student, fold_adapter, numbers, grad_student, grad_adapter))
+    fold_student = [fold_for(n) for n in folded((student_clean, student_corrupt))]
+    fold_adapter = [fold_for(n) for n in folded((adapter_clean, adapter_corrupt))] or [1.0] * len(clean)
     dtype = torch.float64 if clean[0].dtype == torch.float64 else torch.float32
-    loss, values = combine(terms, balance, numbers, impl)
+    with torch.cuda.device_of(clean[0]):
+        terms, grads = run(Task(clean, corrupt, student_clean, student_corrupt, adapter_clean, adapter_corrupt, regions, counts,
+                                balance, scale, fold_student, fold_adapter, numbers, grad_student, grad_adapter))
+        loss, values = combine(terms, balance, numbers, impl)
     return loss.to(dtype), values.to(dtype), grads
 
 
@@ -100,7 +102,7 @@ library.impl("objective", _objective, "CompositeExplicitAutograd")
 
 @torch.library.register_fake("bikd_kernels::objective", lib=library)
 def _(clean, corrupt, student_clean, student_corrupt, adapter_clean, adapter_corrupt, regions, counts, beta_tensor, beta,
-      scale, fold_student, fold_adapter, options, dead_zero, grad_student, grad_adapter, impl):
+      scale, options, dead_zero, grad_student, grad_adapter, impl):
     layouts = [is_channels_last(s) for s in student_clean]
     dtype = torch.float64 if clean[0].dtype == torch.float64 else torch.float32
     targets = ((student_clean, grad_student), (student_corrupt, grad_student), (adapter_clean, grad_adapter),
@@ -114,13 +116,13 @@ class Objective(Function):
 
     @staticmethod
     def forward(ctx, settings, counts, beta_tensor, *tensors):
-        levels, adapt, beta, scale, fold_student, fold_adapter, options, dead_zero, grad_student, grad_adapter, impl = settings
+        levels, adapt, beta, scale, options, dead_zero, grad_student, grad_adapter, impl = settings
         lists = [list(tensors[i * levels:(i + 1) * levels]) for i in range(len(tensors) // levels)]
         features, regions = lists[:-1], lists[-1]
         adapters = features[4:] if adapt else [[], []]
         loss, terms, grads = torch.ops.bikd_kernels.objective(
-            *features[:4], *adapters, regions, counts, beta_tensor, beta, list(scale), list(fold_student),
-            list(fold_adapter), list(options), dead_zero, grad_student, grad_adapter, impl)
+            *features[:4], *adapters, regions, counts, beta_tensor, beta, list(scale), list(options), dead_zero, grad_student,
+            grad_adapter, impl)
         ctx.settings = settings
         keep_gradients(ctx, grads)
         ctx.mark_non_differentiable(terms)
@@ -129,11 +131,13 @@ class Objective(Function):
 
     @staticmethod
     def backward(ctx, upstream, _):
-        levels, adapt, _, _, fold_student, fold_adapter, _, _, grad_student, grad_adapter, impl = ctx.settings
+        levels, adapt, *_, grad_student, grad_adapter, impl = ctx.settings
         if upstream is None:  # what was made of the loss gave it no gradient
             return (None,) * (3 + (7 if adapt else 5) * levels)
-        folds = (fold_student * 2 if grad_student else ()) + (fold_adapter * 2 if grad_adapter else ())
-        grads = scaled(take_gradients(ctx), upstream, folds, impl == "triton")
+        grads = take_gradients(ctx)
+        lists = [grads[start:start + levels] for start in range(0, len(grads), levels)]  # a clean and a corrupted one each
+        positions = [n for start in range(0, len(lists), 2) for n in folded(lists[start:start + 2]) * 2]
+        grads = scaled(grads, upstream, positions, impl == "triton")
         none = (None,) * (2 * levels)
         to_student = tuple(grads[:2 * levels]) if grad_student else none
         to_adapter = () if not adapt else tuple(grads[-2 * levels:]) if grad_adapter else none
@@ -160,7 +164,7 @@ def bidirectional_loss(
     student_clean, student_corrupt: S(n(x)), S(x~). float32, bfloat16, float16 in any mixture (float64 by the reference).
     regions: uint8 (B, H, W) a level from region_maps: 0 = N, 1 = ignored, 2 = P.
     adapter_clean, adapter_corrupt: raw adapter outputs G(E(x)), G(E(x~)); None: T = E, whose terms have no gradient.
-    beta: float or 0-dim tensor, which may live on the device: it is never read by the host there.
+    beta: float or 0-dim tensor on the features' device: on a GPU it is never read by the host.
     forward_weights: (w0, w1), of the corrupted and of the clean branch.
     peak: divide the loss by the larger of beta and 1 - beta, so that the direction that weighs more weighs 1.
     counts: (L, 2) divisors of the N and the P means, region_counts(regions) by default; data-parallel training passes the
@@ -168,9 +172,9 @@ def bidirectional_loss(
     eps, dead, impl, scale_weights: as in cosine_discrepancy.
 
     Returns (loss, terms): a float32 scalar (float64 for float64 input) that carries its gradient with it, so that a second
-    backward pass and double backward raise RuntimeError; and detached 0-dim values forward_corrupt, forward_clean,
-    con_clean, con_corrupt, div, anc_clean, anc_corrupt (each as measured, whether its use_ flag is set or not), forward,
-    backward (what enters the loss). ValueError for arguments that do not fit together.
+    backward pass (except under torch.compile) and double backward raise RuntimeError; and detached 0-dim values
+    forward_corrupt, forward_clean, con_clean, con_corrupt, div, anc_clean, anc_corrupt (each as measured, whether its use_
+    flag is set or not), forward, backward (what enters the loss). ValueError for arguments that do not fit together.
     """
     one_of("dead", dead, DEAD)
     positive_eps(eps)
@@ -183,6 +187,10 @@ def bidirectional_loss(
     for name, value in maps.items():
         same_shapes(name, value, "clean", maps["clean"])
     position_maps("regions", regions, maps["clean"])
+    bytes_only("regions", regions)
+    if isinstance(beta, Tensor) and (beta.dim() or beta.device != maps["clean"][0].device):
+        where = f"shape {tuple(beta.shape)} on {beta.device}"
+        raise ValueError(f"beta must be a float or a 0-dim tensor on {maps['clean'][0].device}, got {where}")
     levels = len(maps["clean"])
     scale = tuple(scale_list(scale_weights, levels))
     regions = [r.contiguous() for r in regions]
@@ -196,15 +204,10 @@ def bidirectional_loss(
     grad_student = recorded and any(x.requires_grad for x in moving[:2 * levels])
     grad_adapter = recorded and any(x.requires_grad for x in moving[2 * levels:])
 
-    def folds(names: Sequence[str]) -> tuple[float, ...]:
-        return tuple(max((fold_for(maps[n][k].dtype, regions[k].numel()) for n in names if n in maps), default=1.0)
-                     for k in range(levels))
-
     options = (float(bound), float(margin), float(forward_weights[0]), float(forward_weights[1]), float(use_con),
                float(use_div), float(use_anc), float(peak), float(eps))
     beta_tensor = beta.detach() if isinstance(beta, Tensor) else None
     settings = (levels, "adapter_clean" in maps, 0.0 if isinstance(beta, Tensor) else float(beta), scale,
-                folds(("student_clean", "student_corrupt")), folds(("adapter_clean", "adapter_corrupt")), options,
-                dead == "zero", grad_student, grad_adapter, impl)
+                options, dead == "zero", grad_student, grad_adapter, impl)
     loss, values = Objective.apply(settings, counts, beta_tensor, *frozen, *moving, *regions)
     return loss, dict(zip((*TERMS, "forward", "backward"), values.unbind()))

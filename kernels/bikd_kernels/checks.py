@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 REDUCTIONS = ("mean", "sum", "per_scale", "none")
@@ -16,11 +17,15 @@ def one_of(name: str, value: str, allowed: Sequence[str]) -> None:
 
 
 def as_levels(name: str, maps: Tensor | Sequence[Tensor]) -> list[Tensor]:
-    """A list of (B, C, H, W) maps from a list or one tensor; ValueError if it is empty or of another rank."""
+    """A list of (B, C, H, W) maps from a list or one tensor; ValueError if it is empty, of another rank or not of tensors."""
+    if not isinstance(maps, Tensor | list | tuple):
+        raise ValueError(f"{name} must be a list of (B, C, H, W) maps, got {type(maps).__name__}")
     levels = [maps] if isinstance(maps, Tensor) else list(maps)
     if not levels:
         raise ValueError(f"{name} holds no feature maps")
     for k, x in enumerate(levels):
+        if not isinstance(x, Tensor):
+            raise ValueError(f"{name}[{k}] must be a (B, C, H, W) tensor, got {type(x).__name__}")
         if x.dim() != 4 or not x.is_floating_point():
             raise ValueError(f"{name}[{k}] must be a floating-point (B, C, H, W) map, got {x.dtype} {tuple(x.shape)}")
     return levels
@@ -49,6 +54,13 @@ def position_maps(name: str, maps: Sequence[Tensor], levels: Sequence[Tensor], p
         want = (x.shape[0],) if per_image else (x.shape[0], x.shape[2], x.shape[3])
         if tuple(m.shape) != want:
             raise ValueError(f"{name}[{k}] must have shape {want}, got {tuple(m.shape)}")
+
+
+def bytes_only(name: str, maps: Sequence[Tensor]) -> None:
+    """Raise ValueError unless every map is uint8, as region_maps makes it: a mask's True would be read as 1, the ring."""
+    for k, m in enumerate(maps):
+        if m.dtype != torch.uint8:
+            raise ValueError(f"{name}[{k}] must be uint8, as region_maps makes it, got {m.dtype}")
 
 
 def scale_list(scale_weights: Sequence[float] | None, levels: int) -> list[float]:

@@ -17,7 +17,7 @@ from .cosine_kernel import pair_kernel
 from .cosine_statistics import Statistics, refuse_double_backward
 from .dispatch import choose
 from .layout import arranged, gradient_like, is_channels_last
-from .partials import fold_for, ordered_sum, scaled
+from .partials import fold_for, folded, ordered_sum, scaled
 from .reference import cosine as reference
 from .tiles import entries_of, launches
 
@@ -49,20 +49,25 @@ def launch_pair(
 
 
 library = Library("bikd_kernels", "FRAGMENT")
-library.define("pair(Tensor[] teacher, Tensor[] student, Tensor[] weights, float[] scale, Tensor? inverse, float[] fold, "
+library.define("pair(Tensor[] teacher, Tensor[] student, Tensor[] weights, float[] scale, Tensor? inverse, bool mean, "
                "float eps, bool dead_zero, bool grad_teacher, bool grad_student, str impl) -> (Tensor, Tensor[])")
 
 
-def _pair(teacher, student, weights, scale, inverse, fold, eps, dead_zero, grad_teacher, grad_student, impl):
+def _pair(teacher, student, weights, scale, inverse, mean, eps, dead_zero, grad_teacher, grad_student, impl):
     run = launch_pair if impl == "triton" else reference.pair
-    return run(teacher, student, weights, scale, inverse, fold, eps, dead_zero, grad_teacher, grad_student)
+    if mean and inverse is None:  # here, where shapes are numbers: torch.compile and torch.export may leave the batch open
+        scale = [w / max(1, s.shape[0] * s.shape[2] * s.shape[3]) for w, s in zip(scale, student)]
+    wanted = [side for side, asked in ((teacher, grad_teacher), (student, grad_student)) if asked]
+    fold = [fold_for(n) for n in folded(wanted, mean)] or [1.0] * len(student)
+    with torch.cuda.device_of(student[0]):
+        return run(teacher, student, weights, scale, inverse, fold, eps, dead_zero, grad_teacher, grad_student)
 
 
 library.impl("pair", _pair, "CompositeExplicitAutograd")
 
 
 @torch.library.register_fake("bikd_kernels::pair", lib=library)
-def _(teacher, student, weights, scale, inverse, fold, eps, dead_zero, grad_teacher, grad_student, impl):
+def _(teacher, student, weights, scale, inverse, mean, eps, dead_zero, grad_teacher, grad_student, impl):
     layouts = [is_channels_last(s) for s in student]
     dtype = torch.float64 if student[0].dtype == torch.float64 else torch.float32
     grads = [gradient_like(x, last) for maps, wanted in ((teacher, grad_teacher), (student, grad_student)) if wanted
@@ -75,10 +80,9 @@ class Pair(Function):
 
     @staticmethod
     def forward(ctx, settings, inverse, *tensors):
-        levels, scale, fold, eps, dead_zero, grad_teacher, grad_student, impl = settings
+        levels, scale, *options = settings
         loss, grads = torch.ops.bikd_kernels.pair(
-            list(tensors[:levels]), list(tensors[levels:2 * levels]), list(tensors[2 * levels:]), list(scale), inverse,
-            list(fold), eps, dead_zero, grad_teacher, grad_student, impl)
+            list(tensors[:levels]), list(tensors[levels:2 * levels]), list(tensors[2 * levels:]), list(scale), inverse, *options)
         ctx.settings = settings
         ctx.extra = len(tensors) - 2 * levels
         keep_gradients(ctx, grads)
@@ -86,9 +90,10 @@ class Pair(Function):
 
     @staticmethod
     def backward(ctx, upstream):
-        levels, _, fold, _, _, grad_teacher, grad_student, impl = ctx.settings
-        sides = int(grad_teacher) + int(grad_student)
-        grads = scaled(take_gradients(ctx), upstream, fold * sides, impl == "triton")
+        levels, _, mean, _, _, grad_teacher, grad_student, impl = ctx.settings
+        grads = take_gradients(ctx)
+        sides = [grads[start:start + levels] for start in range(0, len(grads), levels)]
+        grads = scaled(grads, upstream, folded(sides, mean) * len(sides), impl == "triton")
         none = (None,) * levels
         return (None, None, *(grads[:levels] if grad_teacher else none), *(grads[-levels:] if grad_student else none),
                 *(None,) * ctx.extra)
@@ -140,8 +145,9 @@ def cosine_discrepancy(
         float16 saturates), "zero" gives none.
     impl: see bikd_kernels.dispatch.
 
-    Returns float32 values (float64 for float64 input), 0 for an empty batch. A scalar loss carries its gradient with it:
-    a second backward pass and double backward raise RuntimeError. ValueError for arguments that do not fit together.
+    Returns float32 values (float64 for float64 input), 0 for an empty batch. A scalar loss carries its gradient with it (but for
+    float16 with weights, whose gradients have a range that only the upstream gradient tells): a second backward pass, except
+    under torch.compile, and double backward raise RuntimeError. ValueError for arguments that do not fit together.
     """
     one_of("reduction", reduction, REDUCTIONS)
     one_of("over", over, OVERS)
@@ -160,22 +166,25 @@ def cosine_discrepancy(
     grad_teacher = recorded and any(t.requires_grad for t in teacher)
     grad_student = recorded and any(s.requires_grad for s in student)
 
-    if over == "position" and reduction in ("mean", "sum"):
-        sizes = [max(1, s.shape[0] * s.shape[2] * s.shape[3]) if reduction == "mean" else 1 for s in student]
+    wanted = (teacher if grad_teacher else []) + (student if grad_student else [])
+    narrow = weight_maps and any(x.dtype == torch.float16 for x in wanted)
+    if over == "position" and reduction in ("mean", "sum") and not narrow:
         inverse = None
         if weight_maps:
             wide = torch.float64 if student[0].dtype == torch.float64 else torch.float32
             totals = torch.stack([w.sum(dtype=wide) for w in weight_maps])
             live = totals != 0 if reduction == "mean" else torch.zeros_like(totals, dtype=torch.bool)
             inverse = torch.where(live, 1 / torch.where(live, totals, 1), 1)
-        scale = tuple(w if weight_maps else w / n for w, n in zip(scales, sizes))
-        fold = tuple(max(fold_for(x.dtype, n) for x, wanted in ((t, grad_teacher), (s, grad_student)) if wanted)
-                     if grad_teacher or grad_student else 1.0 for t, s, n in zip(teacher, student, sizes))
-        settings = (levels, scale, fold, eps, dead == "zero", grad_teacher, grad_student, impl)
-        return Pair.apply(settings, inverse, *teacher, *student, *weight_maps)
+        options = (reduction == "mean", eps, dead == "zero", grad_teacher, grad_student, impl)
+        if not wanted:
+            return torch.ops.bikd_kernels.pair(teacher, student, weight_maps, scales, inverse, *options)[0]
+        return Pair.apply((levels, tuple(scales), *options), inverse, *teacher, *student, *weight_maps)
 
-    saved_path = (over == "map", eps, dead == "zero", grad_teacher, grad_student, impl)
-    values = list(Statistics.apply(saved_path, *teacher, *student))
+    if wanted:
+        saved_path = (over == "map", eps, dead == "zero", grad_teacher, grad_student, impl)
+        values = list(Statistics.apply(saved_path, *teacher, *student))
+    else:
+        values = [x[0] for x in torch.ops.bikd_kernels.statistics(teacher, student, over == "map", eps, impl)]
     result = []
     for k, d in enumerate(values):
         divisor: Tensor | float = max(1, d.numel())

@@ -150,13 +150,15 @@ library.define("blend(Tensor[] teacher, Tensor[] student, Tensor[] coefficients,
 
 def _statistics(teacher: list[Tensor], student: list[Tensor], over_map: bool, eps: float, impl: str) -> list[Tensor]:
     run = launch_statistics if impl == "triton" else reference.statistics
-    return run(teacher, student, over_map, eps)
+    with torch.cuda.device_of(student[0]):
+        return run(teacher, student, over_map, eps)
 
 
 def _blend(teacher: list[Tensor], student: list[Tensor], coefficients: list[Tensor], grad_teacher: bool,
            grad_student: bool, impl: str) -> list[Tensor]:
     run = launch_blend if impl == "triton" else reference.blend
-    return run(teacher, student, coefficients, grad_teacher, grad_student)
+    with torch.cuda.device_of(student[0]):
+        return run(teacher, student, coefficients, grad_teacher, grad_student)
 
 
 library.impl("statistics", _statistics, "CompositeExplicitAutograd")

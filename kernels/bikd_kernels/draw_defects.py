@@ -67,6 +67,8 @@ def draw_defects(
         raise ValueError("foreground needs rows, and rows a foreground")
     if foreground is not None and (foreground.dtype != torch.bool or foreground.shape[1:] != images.shape[2:]):
         raise ValueError(f"foreground must be bool (M, {images.shape[2]}, {images.shape[3]}), got {tuple(foreground.shape)}")
+    if rows is not None and (rows.dtype != torch.int64 or tuple(rows.shape) != (len(images),)):
+        raise ValueError(f"rows must be int64 ({len(images)},), got {rows.dtype} {tuple(rows.shape)}")
     tensors = [x for x in (images, low, parameters, pool, textures, foreground, rows) if x is not None]
     if choose(impl, tensors) == "triton":
         return torch.ops.bikd_kernels.draw_defects(

@@ -181,11 +181,12 @@ def launch(
     textured, masked = textures is not None, foreground is not None
     textures = pool if textures is None else textures.contiguous()  # whatever is not there is not read
     foreground = pool if foreground is None else foreground.contiguous().view(torch.uint8)
+    rows = order if rows is None else rows.contiguous()
     tile = size if INTERPRETED and size & (size - 1) == 0 else TILE  # the interpreter's time is by the program
     grid = ((size // tile) ** 2, b)
     with torch.cuda.device_of(images):
         draw_kernel[grid](
-            images, low, noise, parameters, order, pool, textures, foreground, order if rows is None else rows, depth, content,
+            images, low, noise, parameters, order, pool, textures, foreground, rows, depth, content,
             counts, SEEN, S=size, GRID=SHUFFLE_GRID, COLUMNS=COLUMNS, LIGHTS=LIGHTS, TEXTURED=textured, MASKED=masked, TILE=tile,
             num_warps=WARPS,
         )

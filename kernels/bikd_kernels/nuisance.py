@@ -13,7 +13,8 @@ def nuisance(images: Tensor, bank: Tensor, start: Tensor, numbers: Tensor, *, im
 
     images: (B, C, H, W) float32 x in 0..1. bank: (N,) float32 random numbers, of which sample b takes z = bank[start[b]:] in
     the order of its pixels. start: (B,) int64 in 0..N - C H W. numbers: (B, 4) float32 sigma, shift, own > 0 and side.
-    Returns (B, C, H, W) float32. One launch on a GPU; on a CPU a picture at a time. Raises ValueError for what does not fit.
+    Returns (B, C, H, W) float32; no gradient flows back. One launch on a GPU; on a CPU a picture at a time. Raises ValueError
+    for what does not fit.
     """
     if images.dim() != 4 or images.dtype != torch.float32:
         raise ValueError(f"images must be float32 (B, C, H, W), got {images.dtype} {tuple(images.shape)}")
@@ -22,7 +23,7 @@ def nuisance(images: Tensor, bank: Tensor, start: Tensor, numbers: Tensor, *, im
         raise ValueError(f"start must be ({b},) and numbers ({b}, 4), got {tuple(start.shape)} and {tuple(numbers.shape)}")
     if bank.dim() != 1 or (b and len(bank) < images[0].numel()):
         raise ValueError(f"bank must be a row of at least {images[0].numel()} numbers, got {tuple(bank.shape)}")
-    images = images.contiguous()
+    images, bank, start, numbers = images.detach().contiguous(), bank.detach(), start.detach(), numbers.detach()
     if choose(impl, (images, bank, start, numbers)) == "triton":
         return torch.ops.bikd_kernels.nuisance(images, bank, start, numbers)
     if impl == "auto" and not images.is_cuda and not torch.compiler.is_compiling():

@@ -45,27 +45,46 @@ def ordered_sum(partials: Tensor, dtype: torch.dtype) -> Tensor:
     return out
 
 
-def fold_for(dtype: torch.dtype, divisor: float) -> float:
-    """Power of two that float16 gradients of a mean over `divisor` positions are stored with; 1 for other types.
+def folded(sides: Sequence[Sequence[Tensor]], mean: bool = True) -> list[int | None]:
+    """Over how many positions each level of the loss is a mean (1 of a sum), where its gradients are stored with a factor: where
+    one of its (B, C, H, W) maps is float16. None elsewhere. sides: lists of levels whose gradient is wanted."""
+    counts = []
+    for maps in zip(*sides):
+        b, _, h, w = maps[0].shape
+        counts.append((b * h * w if mean else 1) if any(x.dtype == torch.float16 for x in maps) else None)
+    return counts
+
+
+def fold_for(divisor: int | None) -> float:
+    """Power of two that float16 gradients of a mean over `divisor` positions are stored with; 1 for None.
 
     Unscaled, most of them would underflow. From 4096 positions on it is 65536, the initial loss scale of GradScaler and of
     DeepSpeed, with which the backward pass has nothing left to do.
     """
-    if dtype != torch.float16:
+    if divisor is None:
         return 1.0
-    return float(min(1 << 16, 16 << max(0, round(divisor).bit_length() - 1)))
+    return float(min(1 << 16, 16 << max(0, divisor.bit_length() - 1)))
 
 
-def scaled(grads: Sequence[Tensor], upstream: Tensor, folds: Sequence[float], on_triton: bool) -> list[Tensor]:
-    """grads[k] * upstream / folds[k], in place and without a host sync on a GPU; new tensors under torch.compile."""
+def traced_fold(divisor: int, device: torch.device) -> Tensor:
+    """fold_for as a tensor, for a number of positions that torch.compile leaves open."""
+    powers = 2 ** torch.arange(1, 13, device=device)
+    return 16 * 2 ** (torch.full((), divisor, dtype=torch.int64, device=device) >= powers).sum()
+
+
+def scaled(grads: Sequence[Tensor], upstream: Tensor, positions: Sequence[int | None], on_triton: bool) -> list[Tensor]:
+    """grads[k] * upstream / fold_for(positions[k]), in place and without a host sync on a GPU; new tensors under torch.compile."""
     if torch.compiler.is_compiling():
-        return [g * (upstream / fold).to(torch.float32) for g, fold in zip(grads, folds)]
+        factors = [upstream if n is None else upstream / traced_fold(n, g.device) for g, n in zip(grads, positions)]
+        return [g * factor.to(torch.float32) for g, factor in zip(grads, factors)]
+    folds = [fold_for(n) for n in positions]
     if on_triton:
         held = [(g, fold) for g, fold in zip(grads, folds) if g.numel()]
         if held:
-            scale_kernel[(SCALE_PROGRAMS,)](
-                tuple(g for g, _ in held), tuple(g.numel() for g, _ in held), upstream,
-                tuple(fold for _, fold in held), L=len(held), BLOCK=2048, num_warps=4)
+            with torch.cuda.device_of(held[0][0]):
+                scale_kernel[(SCALE_PROGRAMS,)](
+                    tuple(g for g, _ in held), tuple(g.numel() for g, _ in held), upstream,
+                    tuple(fold for _, fold in held), L=len(held), BLOCK=2048, num_warps=4)
         return list(grads)
     for g, fold in zip(grads, folds):
         if g.device.type != "cpu":

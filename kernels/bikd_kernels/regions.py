@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.library import Library
 
+from .checks import bytes_only
 from .dispatch import choose
 from .lang import tl, triton
 
@@ -76,6 +77,7 @@ def _(regions, impl):
 def region_counts(regions: Sequence[Tensor], impl: str = "auto") -> Tensor:
     """int64 (L, 2): how many positions of each level are normal (N) and how many are defect (P). No host sync.
 
-    regions: uint8 (B, H, W) a level, from region_maps. impl: see bikd_kernels.dispatch.
+    regions: uint8 (B, H, W) a level, from region_maps; ValueError for another dtype. impl: see bikd_kernels.dispatch.
     """
+    bytes_only("regions", regions)
     return torch.ops.bikd_kernels.region_counts(list(regions), choose(impl, regions))

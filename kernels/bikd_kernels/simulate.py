@@ -54,6 +54,7 @@ def simulate(
     On the CPU only the pixels inside the outline are computed. Raises ValueError for shapes that do not fit.
     """
     _check(images, content, depth, opacity, feather)
+    images, content, depth, opacity, feather = (x.detach() for x in (images, content, depth, opacity, feather))
     if not 1 <= radius <= 7:
         raise ValueError(f"radius must lie in 1..7, got {radius}")
     if choose(impl, (images, content, depth, opacity, feather)) == "triton":

@@ -151,6 +151,11 @@ def test_regions() -> None:
     (dict(adapter_clean=None), "give both adapter_clean and adapter_corrupt"), (dict(regions=[]), "regions has 0 levels"),
     (dict(counts=torch.ones(2)), r"counts must have shape \(4, 2\)"), (dict(dead="x"), "dead must be one of"),
     (dict(corrupt=[torch.ones(1, 1, 1, 1)] * 4), r"corrupt\[0\] has shape"),
+    (dict(beta=torch.ones(2)), r"beta must be a float or a 0-dim tensor on cpu, got shape \(2,\)"),
+    (dict(beta=torch.empty((), device="meta")), "beta must be .* on cpu, got .* on meta"),
+    (dict(clean=None), "clean must be a list of .* maps, got NoneType"),
+    (dict(corrupt=[0.5] * 4), r"corrupt\[0\] must be .* tensor, got float"),
+    (dict(regions=[r == 1 for r in objective_inputs()["regions"]]), r"regions\[0\] must be uint8, .* got torch.bool"),
 ], ids=str)
 def test_wrong_arguments(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -90,6 +90,17 @@ def test_weights(reduction: str) -> None:
     torch.testing.assert_close(loss, cosine_discrepancy(maps(), maps(seed=1), weights=[w.float() for w in binary]))
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_few_weights_do_not_saturate_float16(reduction: str) -> None:
+    """A mean over one position of thousands has a gradient that no factor chosen by their number may be laid on."""
+    levels = ((32, 40, 40), (8, 3, 3))
+    weights = [torch.zeros(2, h, w) for _, h, w in levels]
+    weights[0][1, 3, 4], weights[1][0, 0, 0] = 1, 1
+    teacher, student = (maps(levels, dtype=torch.float16, seed=k) for k in (0, 1))
+    student = [(0.03 * s).detach().requires_grad_() for s in student]  # short vectors, large gradients
+    check_pair(teacher, student, "reference", weights=weights, reduction=reduction)
+
+
 def test_small_discrepancies_keep_their_digits() -> None:
     teacher = [torch.randn(1, 1024, 4, 4, generator=torch.Generator().manual_seed(0))]
     student = [teacher[0] + 1e-3 * torch.randn(1, 1024, 4, 4, generator=torch.Generator().manual_seed(1))]

@@ -31,6 +31,16 @@ def test_sources_and_masks(textures: bool, foreground: bool) -> None:
     assert ((depth == -1).any()) == foreground
 
 
+def test_rows_may_be_a_view_and_have_to_fit() -> None:
+    arguments = case(batch=4, foreground=True, seed=5, device=DEVICE)
+    rows = arguments["rows"]
+    assert isinstance(rows, torch.Tensor)
+    check(arguments | dict(rows=torch.stack([rows, 1 - rows.clamp(max=1)], 1)[:, 0]))
+    for wrong in (rows[:3], rows.int()):
+        with pytest.raises(ValueError, match=r"rows must be int64 \(4,\)"):
+            draw_defects(**arguments | dict(rows=wrong))
+
+
 @pytest.mark.parametrize("size", [80, 128])  # 80 pixels: tiles of 16
 def test_sizes(size: int) -> None:
     check(case(batch=4, size=size, seed=size, device=DEVICE))

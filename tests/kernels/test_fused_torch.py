@@ -67,11 +67,11 @@ def schema_calls() -> list[tuple[Callable, tuple]]:
     ops, two = torch.ops.bikd_kernels, [1.0, 1.0]
     positions = [torch.ones(4, t.shape[0], *t.shape[2:]) for t in teacher]
     return [
-        (ops.pair, (teacher, student, [], two, None, two, 1e-8, False, True, True, "reference")),
+        (ops.pair, (teacher, student, [], two, None, True, 1e-8, False, True, True, "reference")),
         (ops.statistics, (teacher, student, False, 1e-8, "reference")),
         (ops.statistics, (teacher, student, True, 1e-8, "reference")),
         (ops.blend, (teacher, student, positions, True, True, "reference")),
-        (ops.objective, (*features, torch.ones(2, 2), None, 0.5, two, two, two, [0.5, 0.5, 0.5, 0.5, 1, 1, 1, 0, 1e-8],
+        (ops.objective, (*features, torch.ones(2, 2), None, 0.5, two, [0.5, 0.5, 0.5, 0.5, 1, 1, 1, 0, 1e-8],
                          True, True, True, "reference")),
     ]
 

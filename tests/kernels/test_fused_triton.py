@@ -56,6 +56,9 @@ def test_weights_mixtures_and_strides() -> None:
     weights[1].zero_()
     for reduction in ("mean", "sum", "none"):
         check_pair(*both(ODD), "triton", weights=weights, reduction=reduction)
+    sparse = [torch.zeros_like(w) for w in weights]
+    sparse[0][1, 2, 3] = 1
+    check_pair(*both(ODD, torch.float16), "triton", weights=sparse)
     teacher, student = both(ODD, torch.float32, second=torch.float16)
     teacher[1] = teacher[1].detach().contiguous().requires_grad_()  # one level NCHW against channels_last
     check_pair(teacher, student, "triton")

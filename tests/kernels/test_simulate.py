@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 import torch
-from bikd_kernels import simulate
+from bikd_kernels import nuisance, simulate
 from simulate_cases import case, oracle
 
 
@@ -77,6 +77,16 @@ def test_empty_batch_and_wrong_arguments() -> None:
         simulate(arguments[0], arguments[1], arguments[2][:, :-1], arguments[3], arguments[4])
     with pytest.raises(ValueError, match="radius"):
         simulate(*arguments, radius=8)
+
+
+@pytest.mark.parametrize("impl", ["auto", "reference"])
+def test_no_gradient_flows_back(impl: str) -> None:
+    images, *others = case()
+    corrupted, _ = simulate(images.requires_grad_(), *others, impl=impl)
+    assert not corrupted.requires_grad
+    x = torch.rand(2, 3, 8, 8, requires_grad=True)
+    noisy = nuisance(x, torch.randn(500), torch.tensor([0, 7]), torch.tensor([[0.1, 0, 1, 0]] * 2), impl=impl)
+    assert not noisy.requires_grad
 
 
 def test_compiles_and_exports() -> None:
