@@ -74,7 +74,6 @@ ARMS: dict[str, tuple[str, list[str]]] = {  # name -> (configuration, overrides)
     "rare-stains": ("bikd", RARE_STAINS),
     "f-only-rare-stains": ("bikd", [*ONE_WAY, *RARE_STAINS]),
     "rare-stains-denoising": ("denoising", RARE_STAINS),
-    "rare-stains-shared": ("bikd", ["--model.shared", "true", *RARE_STAINS]),
     "no-relief": ("bikd", NO_RELIEF),
     "f-only-no-relief": ("bikd", [*ONE_WAY, *NO_RELIEF]),
     "bare": ("bikd", BARE),

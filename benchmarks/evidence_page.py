@@ -23,7 +23,7 @@ OLDER = {  # with defaults of before, kept until measured anew: with which arm, 
     "with-con": (": both with L_con; rare-stains has the balance of before 59ef089", (RARE,)),
     RARE: (
         ": all with simulated stains half as often, and L_con where there is a backward direction",
-        ("f-only-rare-stains", STAND_IN, "rare-stains-denoising", "rare-stains-shared"),
+        ("f-only-rare-stains", STAND_IN, "rare-stains-denoising"),
     ),
     STAND_IN: (": both without simulated dents", ("f-only-no-relief",)),
     "bare": (

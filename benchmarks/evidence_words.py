@@ -36,7 +36,6 @@ WHAT = {
     "rare-stains": "older: L_con, stains simulated half as often",
     "f-only-rare-stains": "the same, forward only",
     "rare-stains-denoising": "the same, denoising student",
-    "rare-stains-shared": "rare-stains, one detector for all categories with the steps of all",
     "no-relief": "older still: L_con, stains half as often, no dents and bumps",
     "f-only-no-relief": "the same, forward only",
     "bare": "the same as no-relief, the map is not filled",
