@@ -31,6 +31,20 @@ def maps(levels: Sequence[tuple[int, int, int]] = LEVELS, batch: int = 2, dtype:
     return result
 
 
+def sliced(x: Tensor, dim: int) -> Tensor:
+    """The numbers of x as every second one along dim of a larger map, which holds NaN between them."""
+    larger = torch.full_like(x.detach().repeat_interleave(2, dim), torch.nan)
+    view = larger[(slice(None),) * dim + (slice(None, None, 2),)]
+    view.copy_(x.detach())
+    return view.requires_grad_(x.requires_grad)
+
+
+def one_sign(maps_of: Sequence[Tensor]) -> list[Tensor]:
+    """Maps of one channel without their signs, others as they are. Opposite vectors, which one channel has everywhere, have a
+    gradient of 0 that is the difference of two of twice the length that assert_gradients measures against."""
+    return [x if x.shape[1] > 1 else x.detach().abs().requires_grad_(x.requires_grad) for x in maps_of]
+
+
 def doubles(levels: Sequence[Tensor]) -> list[Tensor]:
     """The stored numbers in float64, leaves of their own."""
     return [x.detach().double().requires_grad_() for x in levels]
@@ -133,7 +147,8 @@ def objective_inputs(levels: Sequence[tuple[int, int, int]] = LEVELS, batch: int
 
 
 def check_objective(inputs: dict[str, Any], impl: str, upstream: float = 1.0, **options: Any) -> None:
-    """bidirectional_loss against the formula: loss, every term, all gradients."""
+    """bidirectional_loss against the formula: loss, every term, and the gradients of all that require one."""
+    before = {name: [x.detach().clone() for x in value] for name, value in inputs.items() if value is not None}
     loss, terms = bidirectional_loss(**inputs, impl=impl, **options)
     exact = {name: value if name == "regions" or value is None else doubles(value) for name, value in inputs.items()}
     judged = options | ({"beta": options["beta"].double()} if isinstance(options.get("beta"), Tensor) else {})
@@ -146,11 +161,15 @@ def check_objective(inputs: dict[str, Any], impl: str, upstream: float = 1.0, **
         assert not value.requires_grad and value.dim() == 0
         torch.testing.assert_close(value.double(), judge[name], rtol=1e-6, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
     torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=1e-9)
-    names = [n for n in ("student_clean", "student_corrupt", "adapter_clean", "adapter_corrupt") if inputs[n] is not None]
-    found = torch.autograd.grad(loss * upstream, [x for n in names for x in inputs[n]])
-    wanted = torch.autograd.grad(expected * upstream, [x for n in names for x in exact[n]])
-    assert_gradients(found, wanted, [x for n in names for x in objective_lengths(n, exact, upstream / larger, options)],
-                     coarser=coarser_storage(impl, loss.device.type, upstream))
+    names = [n for n in ("student_clean", "student_corrupt", "adapter_clean", "adapter_corrupt")
+             if inputs[n] is not None and inputs[n][0].requires_grad]
+    assert loss.requires_grad == bool(names)
+    if names:
+        found = torch.autograd.grad(loss * upstream, [x for n in names for x in inputs[n]])
+        wanted = torch.autograd.grad(expected * upstream, [x for n in names for x in exact[n]], materialize_grads=True)
+        assert_gradients(found, wanted, [x for n in names for x in objective_lengths(n, exact, upstream / larger, options)],
+                         coarser=coarser_storage(impl, loss.device.type, upstream))
+    assert all(torch.equal(x, b) for n, held in before.items() for x, b in zip(inputs[n], held)), "an input was written over"
 
 
 def objective_lengths(name: str, exact: dict[str, Any], upstream: float, options: dict[str, Any]) -> list[Tensor]:
@@ -160,7 +179,7 @@ def objective_lengths(name: str, exact: dict[str, Any], upstream: float, options
     result = []
     for k, region in enumerate(exact["regions"]):
         scale = upstream * (options.get("scale_weights") or [1.0] * (k + 1))[k]
-        everywhere = torch.full_like(region, scale / region.numel(), dtype=torch.float64)
+        everywhere = torch.full_like(region, scale / max(region.numel(), 1), dtype=torch.float64)
         if name.startswith("student"):
             weight = (1 - beta) * options.get("forward_weights", (0.5, 0.5))[name == "student_clean"] * everywhere
             result += cosine_lengths([exact[name][k]], [weight[:, None]])

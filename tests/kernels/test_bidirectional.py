@@ -3,10 +3,16 @@
 import pytest
 import torch
 from bikd_kernels import bidirectional_loss, cosine_discrepancy, region_counts, region_maps
+from bikd_kernels.reference import bidirectional as reference
 from bikd_kernels.reference.naive import bidirectional_loss_naive
-from fused_cases import check_objective, doubles, objective_inputs
+from fused_cases import check_objective, doubles, objective_inputs, one_sign, sliced
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from triton_tests import poisoned  # noqa: F401
 
 F32, BF16, F16, F64 = torch.float32, torch.bfloat16, torch.float16, torch.float64
+FEATURES = ("clean", "corrupt", "student_clean", "student_corrupt", "adapter_clean", "adapter_corrupt")
+SMALL = ((8, 4, 4), (5, 3, 2))
 OPTIONS = [
     dict(), dict(beta=0.0), dict(beta=1.0), dict(use_con=False), dict(use_div=False), dict(use_anc=False),
     dict(margin=1.2, bound=0.3), dict(forward_weights=(1.0, 0.25)), dict(scale_weights=[1.0, 0.0, 2.0, 0.5]),
@@ -108,6 +114,123 @@ def test_backward_happens_once_and_terms_are_detached() -> None:
     with torch.no_grad():
         again, _ = bidirectional_loss(**inputs)
     assert torch.equal(again, loss) and not again.requires_grad
+
+
+def test_double_backward_is_refused() -> None:
+    inputs = objective_inputs(SMALL)
+    for leaves in (inputs["student_clean"], inputs["adapter_corrupt"]):
+        loss, _ = bidirectional_loss(**inputs)
+        with pytest.raises(RuntimeError, match="double backward"):
+            torch.autograd.grad(loss, leaves, create_graph=True)
+
+
+def test_the_first_backward_takes_the_gradients_of_both_networks() -> None:
+    inputs = objective_inputs(SMALL)
+    loss, _ = bidirectional_loss(**inputs)
+    torch.autograd.grad(loss, inputs["student_clean"], retain_graph=True)
+    with pytest.raises(RuntimeError, match="second backward"):
+        torch.autograd.grad(loss, inputs["adapter_clean"])
+
+
+@pytest.mark.parametrize("wanted", [("student_clean", "student_corrupt"), ("adapter_clean", "adapter_corrupt"),
+                                    ("student_corrupt", "adapter_clean"), ("adapter_corrupt",), ()], ids=str)
+@pytest.mark.parametrize("dtype", [F32, F16])
+def test_gradients_only_where_they_are_required(wanted: tuple[str, ...], dtype: torch.dtype) -> None:
+    """With a parameter set frozen the other's gradients are what they are together: each network learns from its own direction."""
+    inputs = objective_inputs(SMALL, dtypes=(F32, dtype, dtype))
+    together, _ = bidirectional_loss(**inputs)
+    grads = torch.autograd.grad(together, [x for n in FEATURES[2:] for x in inputs[n]])
+    full = {name: grads[2 * k:2 * k + 2] for k, name in enumerate(FEATURES[2:])}
+    for name in FEATURES[2:]:
+        for x in inputs[name]:
+            x.requires_grad_(name in wanted)
+    check_objective(inputs, "reference", beta=0.3)
+    loss, _ = bidirectional_loss(**inputs)
+    assert torch.equal(loss, together)
+    if wanted:
+        loss.backward()
+    for name in FEATURES[2:]:
+        for k, x in enumerate(inputs[name]):
+            assert torch.equal(x.grad, full[name][k]) if name in wanted else x.grad is None
+
+
+@pytest.mark.parametrize("dtypes", [(F32,) * 3, (BF16,) * 3, (F16, F32, BF16)], ids=str)
+def test_autocast_changes_nothing(dtypes) -> None:
+    def once(enabled: bool) -> list[torch.Tensor]:
+        inputs = objective_inputs(SMALL, dtypes=dtypes)
+        with torch.autocast("cpu", dtype=BF16, enabled=enabled):
+            loss, terms = bidirectional_loss(**inputs)
+        grads = torch.autograd.grad(loss, [x for n in FEATURES[2:] for x in inputs[n]])
+        return [loss, *terms.values(), *grads]
+
+    for inside, outside in zip(once(True), once(False)):
+        assert inside.dtype == outside.dtype and torch.equal(inside, outside)
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_the_same_bits_every_time(last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference, "PIECE", 64)  # several pieces, whose buffers are used again
+
+    def once() -> list[torch.Tensor]:
+        inputs = objective_inputs(SMALL, batch=3, dtypes=(F32, F16, BF16), last=last)
+        loss, terms = bidirectional_loss(**inputs)
+        return [loss, *terms.values(), *torch.autograd.grad(loss, [x for n in FEATURES[2:] for x in inputs[n]])]
+
+    first = once()
+    bidirectional_loss(**objective_inputs(last=last, seed=1))
+    assert all(torch.equal(a, b) for a, b in zip(first, once()))
+
+
+@pytest.mark.parametrize("options", [dict(), dict(beta=0.2, peak=True), dict(counts=torch.ones(2, 2))], ids=str)
+@pytest.mark.parametrize("dtype", [F32, F16])
+def test_the_loss_of_an_empty_batch_is_zero(options: dict, dtype: torch.dtype) -> None:
+    for adapters in ({}, dict(adapter_clean=None, adapter_corrupt=None)):
+        inputs = objective_inputs(SMALL, batch=0, dtypes=(dtype,) * 3) | adapters
+        check_objective(inputs, "reference", **options)
+        loss, terms = bidirectional_loss(**inputs, **options)
+        assert [float(x) for x in (loss.detach(), *terms.values())] == [0.0] * 10
+
+
+def even(x: torch.Tensor) -> torch.Tensor:
+    """x with vectors of lengths between 0.5 and 1.5, or 0: the gradient to a shorter one would be the whole map's, and the few
+    roundings of its 16-bit numbers the whole map's error."""
+    size = x.detach().norm(dim=1, keepdim=True)
+    return (x.detach() * torch.where(size > 0, 0.5 / size + 1 / (1 + size), 0)).requires_grad_(x.requires_grad)
+
+
+@st.composite
+def calls(draw) -> tuple[dict, dict]:
+    """(inputs, options): every list of a type, a layout and strides of its own; zero vectors; any regions, weights and counts."""
+    levels = draw(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=3))
+    batch, seed = draw(st.integers(1, 3)), draw(st.integers(0, 99))
+    dtypes = draw(st.one_of(st.just((F64,) * 6), st.tuples(*[st.sampled_from([F32, BF16, F16])] * 6)))
+    inputs = objective_inputs(levels, batch, seed=seed, dead=draw(st.sampled_from([0.0, 0.4])),
+                              covered=draw(st.sampled_from([0.0, 0.2, 0.9])))
+    for name, dtype in zip(FEATURES, dtypes):
+        if not name.startswith("adapter"):
+            inputs[name] = [even(x) for x in one_sign(inputs[name])]
+        form = draw(st.sampled_from([torch.contiguous_format, torch.channels_last]))
+        cut = draw(st.sampled_from([None, 0, 1, 2, 3]))
+        made = [x.detach().to(dtype).contiguous(memory_format=form).requires_grad_(x.requires_grad) for x in inputs[name]]
+        inputs[name] = made if cut is None else [sliced(x, cut) for x in made]
+    if draw(st.booleans()):
+        inputs["regions"] = [r.repeat_interleave(2, 2)[..., ::2] for r in inputs["regions"]]
+    if draw(st.sampled_from([False, False, True])):
+        inputs |= dict(adapter_clean=None, adapter_corrupt=None)
+    weight = st.sampled_from([0.0, 0.3, 1.0, 2.5])
+    options = dict(
+        beta=draw(st.sampled_from([0.0, 0.3, 0.5, 1.0])), peak=draw(st.booleans()), margin=draw(st.sampled_from([0.0, 0.5, 1.3])),
+        bound=draw(st.sampled_from([0.2, 0.5])), forward_weights=(draw(weight), draw(weight)),
+        scale_weights=draw(st.lists(weight, min_size=len(levels), max_size=len(levels))),
+        counts=draw(st.one_of(st.none(), st.just(region_counts(inputs["regions"]) / 2), st.just(torch.zeros(len(levels), 2)))))
+    return inputs, options | {f"use_{part}": draw(st.booleans()) for part in ("con", "div", "anc")}
+
+
+@settings(max_examples=60, deadline=None)
+@given(calls())
+def test_any_call(call: tuple[dict, dict]) -> None:
+    inputs, options = call
+    check_objective(inputs, "reference", **options)
 
 
 def test_a_loss_that_nobody_asks_a_gradient_of_gives_none() -> None:

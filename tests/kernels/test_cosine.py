@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from bikd_kernels import cosine_discrepancy
 from bikd_kernels.layout import CACHE_ELEMENTS
 from bikd_kernels.reference.naive import cosine_discrepancy_naive
-from fused_cases import LEVELS, check_pair, maps
+from fused_cases import LEVELS, assert_gradients, check_pair, cosine_lengths, maps, one_sign, sliced
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from triton_tests import poisoned  # noqa: F401
 
 CASES = [dict(), dict(reduction="sum"), dict(reduction="per_scale"), dict(reduction="none"), dict(over="map"),
          dict(over="map", reduction="none"), dict(scale_weights=[0.5, 0.0, 2.0, 1.0]), dict(dead="zero")]
@@ -135,7 +136,23 @@ def test_half_precision_gradients_do_not_underflow() -> None:
     check_pair(teacher, student, "reference", upstream=65536.0)
 
 
-def test_bf16_gradient_against_torch_in_fp32() -> None:
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_gradients_against_torch_in_float32(dtype: torch.dtype, last: bool) -> None:
+    """Both sides' gradients are those of torch's own operator on the stored numbers in float32, rounded once."""
+    ours = [maps(dtype=dtype, last=last, seed=k) for k in (0, 1)]
+    theirs = [[x.detach().float().requires_grad_() for x in side] for side in ours]
+    loss = cosine_discrepancy(*ours)
+    expected = sum((1 - F.cosine_similarity(t, s, dim=1)).mean() for t, s in zip(*theirs))
+    torch.testing.assert_close(loss, expected)
+    found = torch.autograd.grad(loss, [x for side in ours for x in side])
+    wanted = torch.autograd.grad(expected, [x for side in theirs for x in side])
+    assert all(g.dtype == dtype for g in found)
+    shares = [torch.full_like(x[:, :1], 1 / x[:, 0].numel(), dtype=torch.float64) for side in ours for x in side]
+    assert_gradients(found, [g.double() for g in wanted], cosine_lengths([x for side in ours for x in side], shares))
+
+
+def test_autocast_changes_nothing() -> None:
     teacher, student = (maps(dtype=torch.bfloat16, seed=k) for k in (0, 1))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = cosine_discrepancy(teacher, student)
@@ -157,13 +174,27 @@ def test_empty_batch(options: dict) -> None:
     check_pair(maps(batch=0), maps(batch=0, seed=1), "reference", **options)
 
 
-@settings(max_examples=25, deadline=None)
+def drawn_weights(levels, batch: int, over: str, kind: str, seed: int) -> list[torch.Tensor] | None:
+    """kind: none, any numbers, 0 and 1, or the first level without any weight."""
+    if kind == "none":
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    weights = [torch.rand((batch,) if over == "map" else (batch, h, w), generator=generator) for _, h, w in levels]
+    if kind == "binary":
+        return [(w > 0.5).float() for w in weights]
+    return [w * (k > 0 or kind == "any") for k, w in enumerate(weights)]
+
+
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=3),
        st.integers(1, 3), st.tuples(st.booleans(), st.booleans()), st.sampled_from(["position", "map"]),
-       st.sampled_from(["mean", "sum", "per_scale", "none"]), st.sampled_from([0.0, 0.4]), st.integers(0, 99))
-def test_any_shape(levels, batch, last, over, reduction, dead, seed) -> None:
-    teacher, student = (maps(levels, batch, last=last[k], seed=seed + k, dead=dead) for k in (0, 1))
-    check_pair(teacher, student, "reference", over=over, reduction=reduction, dead="zero", eps=1e-6)
+       st.sampled_from(["mean", "sum", "per_scale", "none"]), st.sampled_from([0.0, 0.4]), st.integers(0, 99),
+       st.sampled_from(["none", "any", "binary", "first_empty"]), st.tuples(*[st.sampled_from([None, 0, 1, 2, 3])] * 2))
+def test_any_shape(levels, batch, last, over, reduction, dead, seed, weighted, cuts) -> None:
+    teacher, student = (one_sign(maps(levels, batch, last=last[k], seed=seed + k, dead=dead)) for k in (0, 1))
+    teacher, student = (side if cut is None else [sliced(x, cut) for x in side] for side, cut in zip((teacher, student), cuts))
+    check_pair(teacher, student, "reference", over=over, reduction=reduction, dead="zero", eps=1e-6,
+               weights=drawn_weights(levels, batch, over, weighted, seed))
 
 
 def test_backward_happens_once() -> None:

@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-from bikd_kernels import bidirectional_loss, cosine_discrepancy, dispatch
+import torch.multiprocessing as mp
+from bikd_kernels import bidirectional_loss, cosine_discrepancy, dispatch, region_counts
 from fused_cases import maps, objective_inputs
 from torch import Tensor, nn
 
@@ -59,6 +61,22 @@ def test_export() -> None:
         assert torch.equal(torch.as_tensor(total(a)), torch.as_tensor(total(b)))
 
 
+def test_export_the_objective() -> None:
+    class Loss(nn.Module):
+        def forward(self, lists: dict[str, list[Tensor]], beta: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            return bidirectional_loss(**lists, beta=beta)
+
+    lists, beta = {n: [x.detach() for x in v] for n, v in objective_inputs(LEVELS).items()}, torch.tensor(0.3)
+    program = torch.export.export(Loss(), (lists, beta))
+    called = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert {"bikd_kernels.objective.default", "bikd_kernels.region_counts.default"} <= called
+    other = {n: [x.detach() for x in v] for n, v in objective_inputs(LEVELS, seed=1).items()}
+    for given in (lists, other):  # nothing of the first call is a constant of the program
+        (loss, terms), (found, named) = Loss()(given, beta), program.module()(given, beta)
+        assert torch.equal(found, loss) and named.keys() == terms.keys()
+        assert all(torch.equal(named[n], terms[n]) for n in terms)
+
+
 def schema_calls() -> list[tuple[Callable, tuple]]:
     teacher, student = ([x.detach() for x in maps(LEVELS, seed=k)] for k in (0, 1))
     inputs = {n: [x.detach() for x in v] for n, v in objective_inputs(LEVELS).items()}
@@ -82,23 +100,66 @@ def test_registration(case: int) -> None:
     torch.library.opcheck(op.default, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
-def test_distributed_data_parallel(tmp_path: Path) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'rendezvous'}", rank=0, world_size=1)
-    try:
+def test_registration_of_region_counts() -> None:
+    regions = objective_inputs(LEVELS)["regions"]
+    torch.library.opcheck(torch.ops.bikd_kernels.region_counts.default, (regions, "reference"),
+                          test_utils=("test_schema", "test_faketensor"))
+
+
+class Pupil(nn.Module):
+    """A student and an adapter of one level each, from numbers to the lists of bidirectional_loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
         torch.manual_seed(0)
-        net = nn.Conv2d(8, 8, 1)
-        parallel = nn.parallel.DistributedDataParallel(net)
-        (x,) = maps(((8, 5, 5),))
-        for model in (net, parallel):
-            net.zero_grad()
-            cosine_discrepancy([x.detach()], [model(x)]).backward()
-            grads = [p.grad.clone() for p in net.parameters()]
-            assert all(g.abs().sum() > 0 for g in grads)
-            if model is net:
-                plain = grads
-        assert all(torch.equal(a, b) for a, b in zip(plain, grads))
-    finally:
-        dist.destroy_process_group()
+        self.student, self.adapter = (nn.Conv2d(8, 8, 1, dtype=torch.float64) for _ in range(2))
+
+    def forward(self, clean: Tensor, corrupt: Tensor) -> dict[str, list[Tensor]]:
+        return dict(student_clean=[self.student(clean)], student_corrupt=[self.student(corrupt)],
+                    adapter_clean=[self.adapter(clean)], adapter_corrupt=[self.adapter(corrupt)])
+
+
+def learned(model: nn.Module, pictures: list[Tensor], regions: Tensor | None, counts: Tensor | None) -> list[Tensor]:
+    """Gradients of the parameters: of bidirectional_loss, or of the pair where there are no regions."""
+    model.zero_grad()
+    made = model(*pictures)
+    if regions is None:
+        cosine_discrepancy(pictures, made["student_clean"] + made["adapter_corrupt"]).backward()
+    else:
+        clean, corrupt = ([x] for x in pictures)
+        bidirectional_loss(clean, corrupt, **made, regions=[regions], counts=counts, beta=0.6)[0].backward()
+    return [p.grad.clone() for p in model.parameters()]
+
+
+def one_rank_of_two(rank: int, folder: str) -> None:
+    """Half of a batch a rank, and all defects on the second: gradients of the ranks' mean are those of the whole batch."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=120))
+    regions = torch.zeros(4, 5, 5, dtype=torch.uint8)
+    regions[2, :2], regions[3, 2], regions[3, 4, :2] = 2, 1, 2
+    pictures = [x.detach() for k in (0, 1) for x in maps(((8, 5, 5),), batch=4, dtype=torch.float64, seed=k)]
+    mine = slice(2 * rank, 2 * rank + 2)
+    half, own = [x[mine] for x in pictures], regions[mine]
+    counts = region_counts([own]).float()  # from here on as the trainer does
+    assert (counts[0, 1] == 0) == (rank == 0)
+    dist.all_reduce(counts)
+    counts /= 2
+    net = Pupil()
+    whole = learned(net, pictures, regions, None)
+    whole_pair = learned(net, pictures, None, None)
+    parallel = nn.parallel.DistributedDataParallel(net)
+    for a, b in ((whole, learned(parallel, half, own, counts)), (whole_pair, learned(parallel, half, None, None))):
+        for x, y in zip(a, b, strict=True):
+            assert x.abs().sum() > 0
+            torch.testing.assert_close(x, y, rtol=1e-12, atol=1e-15)
+    for k, (x, y) in enumerate(zip(whole, learned(parallel, half, own, None))):  # each rank by its own counts: the adapter's differ
+        assert torch.allclose(x, y, rtol=1e-3) == (k < 2)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_distributed_data_parallel(tmp_path: Path) -> None:
+    mp.spawn(one_rank_of_two, (str(tmp_path),), nprocs=2)
 
 
 class Device:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from bikd_kernels import bidirectional_loss, cosine_discrepancy, region_counts, tiles
-from fused_cases import check_objective, check_pair, maps, objective_inputs
+from fused_cases import check_objective, check_pair, maps, objective_inputs, one_sign
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from triton_tests import DEVICE, NEEDS_TRITON, poisoned  # noqa: F401
@@ -41,6 +41,15 @@ def test_deep_levels(levels, last: bool) -> None:
 def test_options(options: dict, last: bool) -> None:
     check_pair(*both(ODD, last=last, dead=0.3), "triton", **options)
     check_pair(*both(ODD, torch.bfloat16, last=last), "triton", **options)
+
+
+@pytest.mark.parametrize("options", [dict(reduction="none"), dict(reduction="per_scale"), dict(over="map"),
+                                     dict(over="map", reduction="none")], ids=str)
+@pytest.mark.parametrize("last", [True, False])
+def test_float16_with_saved_statistics(options: dict, last: bool) -> None:
+    """Two passes, whose gradients float16 holds without a factor; zero vectors, and a partner of another type."""
+    check_pair(*both(ODD, torch.float16, last, dead=0.3), "triton", dead="zero", **options)
+    check_pair(*both(ODD, torch.float16, last, second=torch.bfloat16), "triton", upstream=4.0, **options)
 
 
 @pytest.mark.parametrize("last", [True, False])
@@ -96,6 +105,17 @@ def test_objective_options(last: bool) -> None:
     nothing = [torch.zeros_like(r) for r in inputs["regions"]]
     check_objective(inputs | dict(regions=nothing), "triton")
     check_objective(objective_inputs(LOOPED, last=last, device=DEVICE), "triton")
+
+
+@pytest.mark.parametrize("wanted", ["student", "adapter", "none"])
+def test_objective_with_one_side_frozen_and_empty(wanted: str) -> None:
+    inputs = objective_inputs(ODD, dtypes=(torch.float32, torch.float16, torch.float32), device=DEVICE)
+    for name in ("student_clean", "student_corrupt", "adapter_clean", "adapter_corrupt"):
+        for x in inputs[name]:
+            x.requires_grad_(name.startswith(wanted))
+    check_objective(inputs, "triton")
+    check_objective({name: [x.detach()[:0].requires_grad_(x.requires_grad) for x in value] for name, value in inputs.items()},
+                    "triton")
 
 
 @pytest.fixture
@@ -158,13 +178,15 @@ def test_objective_with_dead_positions(dead: str) -> None:
             check_objective(inputs, "triton", dead=dead)
 
 
-@settings(max_examples=5, deadline=None, phases=[Phase.explicit, Phase.generate])  # no shrinking: minutes
+@settings(max_examples=6, deadline=None, phases=[Phase.explicit, Phase.generate])  # no shrinking: minutes
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=2),
-       st.integers(1, 3), st.booleans(), st.integers(0, 99))
-def test_any_shape(levels, batch, last, seed) -> None:
-    teacher, student = (maps(levels, batch, last=last, seed=seed + k, device=DEVICE) for k in (0, 1))
-    check_pair(teacher, student, "triton")
-    check_objective(objective_inputs(levels, batch, last=last, seed=seed, device=DEVICE), "triton")
+       st.integers(1, 3), st.booleans(), st.integers(0, 99), st.tuples(*[st.sampled_from(DTYPES)] * 3),
+       st.sampled_from([0.0, 0.4]), st.sampled_from(["mean", "none", "per_scale"]))
+def test_any_shape(levels, batch, last, seed, dtypes, dead, reduction) -> None:
+    teacher, student = (one_sign(maps(levels, batch, dtypes[k], last, seed + k, DEVICE, dead)) for k in (0, 1))
+    check_pair(teacher, student, "triton", dead="zero", reduction=reduction)
+    inputs = objective_inputs(levels, batch, dtypes, last, seed, DEVICE, dead)
+    check_objective({n: x if n == "regions" else one_sign(x) for n, x in inputs.items()}, "triton")
 
 
 def test_upstream_of_one_changes_no_bit() -> None:

@@ -33,6 +33,11 @@ def discrepancy(t: Tensor, s: Tensor, dim: int = 1, eps: float = 1e-8, dead: str
     return 1 - (unit(t, dim, eps, dead) * unit(s, dim, eps, dead)).sum(dim)
 
 
+def mean(x: Tensor) -> Tensor:
+    """The mean of all elements, 0 of none."""
+    return x.sum() / max(x.numel(), 1)
+
+
 def level_discrepancy(t: Tensor, s: Tensor, over: str, eps: float, dead: str) -> Tensor:
     """(B, H, W) discrepancy over channels, or (B,) over the whole flattened map."""
     if over == "map":
@@ -91,12 +96,12 @@ def bidirectional_loss_naive(
         w = 1.0 if scale_weights is None else scale_weights[k]
         hinge = (margin - d(t_bad, s_bad.detach())).clamp_min(0)
         level = {
-            "forward_corrupt": d(s_bad, t.detach()).mean(), "forward_clean": d(s, t.detach()).mean(),
-            "con_clean": d(t, s.detach()).mean(), "con_corrupt": (d(t_bad, s_bad.detach()) * normal).sum() * share[0],
+            "forward_corrupt": mean(d(s_bad, t.detach())), "forward_clean": mean(d(s, t.detach())),
+            "con_clean": mean(d(t, s.detach())), "con_corrupt": (d(t_bad, s_bad.detach()) * normal).sum() * share[0],
             "div": (hinge * defect).sum() * share[1],
         }
         if adapter_clean is not None:
-            level["anc_clean"] = d(t, e.detach()).mean()
+            level["anc_clean"] = mean(d(t, e.detach()))
             level["anc_corrupt"] = (d(t_bad, e_bad.detach()) * normal).sum() * share[0]
         for name, value in level.items():
             terms[name] = terms[name] + w * value
