@@ -37,11 +37,12 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | 
 workers="$(python -c 'import xdist, os; print("-n", min(10, os.cpu_count()))' 2>/dev/null)"
 # shellcheck disable=SC2086
 part gpu_tests 120 python -m pytest -q -p no:cacheprovider $workers tests/gpu tests/kernels -k "gpu or triton"
+# One or two cases of every kernel; tests/gpu/sanitize.sh runs them all, under two more of its tools, and takes longer than a visit.
 if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck; do
-        part "sanitizer_$tool" 45 compute-sanitizer --tool "$tool" --error-exitcode 9 \
-            python -m pytest -q -p no:cacheprovider tests/kernels/test_anomaly_map_triton.py \
-            tests/kernels/test_fused_triton.py -k "ahead or highest or several_tiles or regions"
+        part "sanitizer_$tool" 60 compute-sanitizer --tool "$tool" --error-exitcode 9 \
+            python -m pytest -q -p no:cacheprovider tests/kernels/test_*_triton.py \
+            -k "ahead or highest or even_shapes or one_side or several_tiles or regions or by_the_rule or hardly_seen or laid_out"
     done
 else
     echo "== compute-sanitizer: not installed, not run"

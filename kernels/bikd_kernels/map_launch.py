@@ -16,7 +16,8 @@ from .tiles import device_key
 
 TILE, BLURRED_TILE = (64, 64), (32, 32)  # of the map; of the second launch of a blurred product
 REGISTERS = 128  # a thread, for the plainest map kernel on sm_90: four programs fit a multiprocessor instead of three. It spills
-# 48 bytes for that and is 8 % faster all the same (an H200, ResNet18, batch 32, map and score: 36.7 us against 39.9)
+# 32 bytes for that (triton 3.8; 48 when it was timed) and is 8 % faster all the same (an H200, ResNet18, batch 32, map and score:
+# 36.7 us against 39.9)
 CHUNK = 32  # longest side of a window of discrepancies held at once; 64 spills where the blur has its own launch
 EPS = 1e-8
 PRECISION = "ieee" if torch.version.hip else "tf32x3"  # plain tf32 is off by 6e-4, ieee spills on NVIDIA
@@ -122,7 +123,7 @@ def launch(
         d = torch.empty((batch, total), device=device)
         discrepancy_kernel[(batch * blocks,)](
             tuple(teacher), tuple(student), d, scores, batch, LEVELS=levels, TOTAL=total, START_SCORE=score == "max",
-            EPS=EPS, num_warps=4 if all(level[4] and level[5] for level in levels) else 2,
+            EPS=EPS, **discrepancy_options(levels),
         )
         *before, last = plans(spec, device)
         for plan in before:
@@ -139,13 +140,28 @@ def launch(
 
 
 def _run(kernel: Any, plan: Plan, d: Tensor, maps: Tensor, scores: Tensor, write: bool, keep: int) -> None:
-    ahead = keep == 0 and write and asks_ahead(plan)
-    limit = dict(maxnreg=REGISTERS) if ahead and device_key(d) == "sm_90" else {}
+    constants = map_constants(plan, write, keep)
     kernel[(d.shape[0] * plan.tiles,)](
-        d, plan.rows, plan.columns, plan.starts, maps, scores, LEVELS=plan.levels, TOTAL=plan.total,
-        H=plan.size[0], W=plan.size[1], BM=plan.block[0], BN=plan.block[1], CHUNK=CHUNK, PRODUCT=plan.product,
-        WRITE=write, KEEP=keep, PRECISION=PRECISION, AHEAD=ahead, num_warps=4, **limit,
+        d, plan.rows, plan.columns, plan.starts, maps, scores, **constants, **map_options(device_key(d), constants["AHEAD"])
     )
+
+
+def map_constants(plan: Plan, write: bool, keep: int) -> dict[str, Any]:
+    """The constexpr arguments of map_kernel: of a launch, and of the machine code that the tests read."""
+    return dict(
+        LEVELS=plan.levels, TOTAL=plan.total, H=plan.size[0], W=plan.size[1], BM=plan.block[0], BN=plan.block[1], CHUNK=CHUNK,
+        PRODUCT=plan.product, WRITE=write, KEEP=keep, PRECISION=PRECISION, AHEAD=keep == 0 and write and asks_ahead(plan),
+    )
+
+
+def discrepancy_options(levels: Sequence[tuple[int, ...]]) -> dict[str, int]:
+    """How discrepancy_kernel is compiled for these LEVELS: two warps where a level is read in NCHW, see discrepancy_tiles."""
+    return dict(num_warps=4 if all(level[4] and level[5] for level in levels) else 2)
+
+
+def map_options(device: str, ahead: bool) -> dict[str, int]:
+    """How map_kernel is compiled for a device ("sm_90") with this AHEAD."""
+    return dict(num_warps=4, maxnreg=REGISTERS) if ahead and device == "sm_90" else dict(num_warps=4)
 
 
 def asks_ahead(plan: Plan) -> bool:
