@@ -30,7 +30,7 @@ train: $(VENV)/.run
 test: $(VENV)/.test lint
 	-bash .ci/system-packages
 	$(BIN)/python -m pytest -q -m 'not e2e' --numprocesses $(JOBS) --dist loadscope --no-loadscope-reorder
-	$(BIN)/python -m pytest -q -m e2e --numprocesses $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -q -m e2e --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -17,6 +17,14 @@ settings.register_profile("searching", derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
+LONGEST = "test_tune_cluster.py"  # of the end-to-end modules, each of which one worker runs
+
+
+def pytest_collection_modifyitems(items):
+    """The longest module starts first, so that no worker waits for it at the end."""
+    items.sort(key=lambda item: item.path.name != LONGEST)
+
+
 @pytest.fixture(scope="session")
 def tiny_mvtec(tmp_path_factory):
     """Two categories in MVTec AD layout: 12 good pictures each, 3 good and 3 defective ones to test on, 64 px."""
