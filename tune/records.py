@@ -124,7 +124,8 @@ def read_rows(path: Path) -> list[Row]:
         elif entry["what"] == "complete":
             row.result["over"] = True
         elif entry["what"] == "error":
-            row.error = entry["reason"]
+            if row.status not in ("finished", "stopped"):  # Ray's snapshot before a kill may not know that it had come to its end
+                row.error = entry["reason"]
         elif entry["what"] == "gone":
             del rows[entry["trial"]]
     return list(rows.values())

@@ -161,6 +161,19 @@ def test_a_trial_that_fails_on_the_way_keeps_its_reason_and_is_not_the_best(fold
     assert read(folder).best.trial == "a"
 
 
+@pytest.mark.parametrize("again", [[], [{"what": "start", "trial": "b", "values": OWN}, {"what": "result", "trial": "b"}]], ids=len)
+def test_a_trial_that_had_come_to_its_end_stays_finished(folder, again):
+    """The driver was killed before Ray's snapshot knew, and the node that was to do the end again died."""
+    more = [*again, {"what": "error", "trial": "b", "reason": "the actor's node was terminated unexpectedly"}]
+    for entry in more:
+        if entry["what"] == "result":
+            entry |= {"values": OWN, "result": result(3, 0.85)}
+    with (folder / "results.jsonl").open("a") as file:
+        file.write("".join("\n" + json.dumps(entry) for entry in more))
+    row = next(row for row in read_rows(folder / "results.jsonl") if row.trial == "b")
+    assert row.status == "finished" and read(folder).best.trial == "b"
+
+
 def test_a_changed_trial_is_not_called_the_jobs_own_settings(folder):
     """A population took the first trial over: what it began with is not what it has become."""
     assert read(folder).default.trial == "a"
