@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bikd_kernels.lang import triton
+
+from bikd_fast.versions import versions
 
 RESULTS = Path(__file__).parent / "results"
 Call = Callable[[int], Any]  # takes the number of an input set; sets are rotated so that none is found in a cache
@@ -43,8 +44,7 @@ def environment(device: str) -> dict[str, Any]:
     """What a row needs to be compared with another: machine, versions, commit, threads, load, time."""
     return dict(
         device=device_name(device), cores=os.cpu_count(), threads=torch.get_num_threads(),
-        load=round(os.getloadavg()[0], 1), torch=torch.__version__,
-        triton=getattr(triton, "__version__", "not installed"), commit=commit(),
+        load=round(os.getloadavg()[0], 1), torch=torch.__version__, triton=versions(["triton"])["triton"], commit=commit(),
         when=time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
     )
 

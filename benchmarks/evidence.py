@@ -148,7 +148,7 @@ def run_all(options: argparse.Namespace, passed: list[str]) -> None:
 
 def trained_alike(arm: str, others: Sequence[str], passed: Sequence[str]) -> list[str]:
     """Which of ``others`` train the same networks on the same pictures."""
-    depends_on = {name: fingerprint(settings(name, passed), "", []) for name in ((arm, *others) if others else ())}
+    depends_on = {name: fingerprint(settings(name, passed), "", "") for name in ((arm, *others) if others else ())}
     return [other for other in others if depends_on[other] == depends_on[arm]]
 
 

@@ -27,6 +27,8 @@ import psutil
 from common import commit, device_name
 from safetensors import safe_open
 
+from bikd_fast.training.place import free_port
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/kill_resume.csv"
 TINY = [
@@ -38,17 +40,9 @@ TINY = [
 
 def command(ranks: int, steps: int, output: Path) -> list[str]:
     """The training command; DeepSpeed's launcher from two ranks on."""
-    launcher = [str(Path(sys.executable).parent / "deepspeed"), "--num_accelerators", str(ranks), "--master_port", _port()]
+    launcher = [str(Path(sys.executable).parent / "deepspeed"), "--num_accelerators", str(ranks), "--master_port", str(free_port())]
     start = launcher if ranks > 1 else [sys.executable]
     return [*start, "bikd_fast/train.py", *TINY, "--training.steps", str(steps), "--output", str(output)]
-
-
-def _port() -> str:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def start(words: list[str], log: Path) -> subprocess.Popen:

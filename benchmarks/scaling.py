@@ -15,7 +15,6 @@ import argparse
 import json
 import math
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -26,17 +25,16 @@ import torch
 from common import environment
 from runs import append
 
+from bikd_fast.training.place import free_port
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/scaling.csv"
 SHARES = ("share_data", "share_communication", "share_compute", "share_other")
 
 
 def start(ranks: int, per_rank: int, steps: int, passed: list[str], output: Path) -> subprocess.Popen[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     words = [
-        *(str(Path(sys.executable).parent / "deepspeed"), "--num_accelerators", str(ranks), "--master_port", str(port)),
+        *(str(Path(sys.executable).parent / "deepspeed"), "--num_accelerators", str(ranks), "--master_port", str(free_port())),
         *("bikd_fast/train.py", "--training.batch_size", str(per_rank * ranks), "--training.steps", str(steps)),
         *("--training.log_every", "10", "--training.checkpoint_seconds", "0", "--data.category", "grass", "--report", "false"),
         *("--output", str(output), *passed),

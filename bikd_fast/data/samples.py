@@ -1,5 +1,6 @@
 """What every reader returns: pictures with their labels, and categories of them. No pixels are read here."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,11 @@ class Category:
     train: list[Sample]
     test: list[Sample]
     note: str = ""
+
+
+def good_pictures(categories: Iterable[Category]) -> list[Sample]:
+    """The pictures to train on of all categories together."""
+    return [sample for category in categories for sample in category.train]
 
 
 def has_masks(samples: list[Sample]) -> bool:

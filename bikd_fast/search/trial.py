@@ -22,7 +22,8 @@ from typing import Any
 import torch
 
 from bikd_fast.config import MapConfig, RunConfig
-from bikd_fast.data import Category, open_dataset
+from bikd_fast.data import Category, good_pictures, open_dataset
+from bikd_fast.data.cache import identity
 from bikd_fast.models.detector import FILE_NAME, Detector
 from bikd_fast.search.measuring import measure, milliseconds, score, test_metrics, variants
 from bikd_fast.search.settings import plain
@@ -232,8 +233,7 @@ class Trial:
             place = self.folder / name / ("checkpoints" if training else "")
             place.mkdir(parents=True, exist_ok=True)
             if another and training:
-                samples = [sample for category in groups[name] for sample in category.train]
-                checkpoint.adopt(file, place, fingerprint(self.config, name, samples))
+                checkpoint.adopt(file, place, fingerprint(self.config, name, identity(good_pictures(groups[name]))))
             elif not (place / what).is_file():
                 shutil.copy(file, place / what)
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from bikd_fast.config import RunConfig
-from bikd_fast.data import Category, has_masks, load_images, load_masks, open_dataset
+from bikd_fast.data import Category, good_pictures, has_masks, load_images, load_masks, open_dataset
 from bikd_fast.data.load import fit
 from bikd_fast.errors import UserError
 from bikd_fast.training.kept import NOTHING, Kept
@@ -43,7 +43,7 @@ def validation(
     data = config.data
 
     def make() -> Validation:
-        samples = [sample for category in group for sample in category.train]
+        samples = good_pictures(group)
         if data.on_bad_image == "error":
             _, held_out = split(len(samples), data.holdout, config.seed)
             apart, _, _ = load_images([samples[i] for i in held_out], data.image_size)

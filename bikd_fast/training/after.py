@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bikd_fast.config import RunConfig
-from bikd_fast.data import Sample
-from bikd_fast.data.cache import identity
 from bikd_fast.inference.diagnostics import measure, of_training
 from bikd_fast.models.detector import Detector
 from bikd_fast.simulation import Simulator
@@ -47,9 +44,9 @@ def record(begun: int, seconds: float, ranks: Ranks) -> dict[str, Any]:
     return {"seconds": round(seconds, 2) if begun == 0 else None, "peak_memory_mb": peak_megabytes(ranks)}
 
 
-def pictures_changed(folder: Path, samples: Sequence[Sample]) -> bool:
-    """Whether the detector in ``folder`` was trained on other pictures than these; not where it does not say on which."""
-    return of_training(folder).get("pictures") not in (None, identity(samples))
+def pictures_changed(folder: Path, pictures: str) -> bool:
+    """Whether the detector in ``folder`` was trained on others than the pictures of this identity; not where it does not say."""
+    return of_training(folder).get("pictures") not in (None, pictures)
 
 
 def diagnose(config: RunConfig, detector: Detector, held_out: torch.Tensor, textures: torch.Tensor | None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from bikd_fast.config import ConfigError, RunConfig, check, save, to_dict
-from bikd_fast.data import Category, Sample, load_images, open_dataset
+from bikd_fast.data import Category, Sample, good_pictures, load_images, open_dataset
 from bikd_fast.data.cache import identity
 from bikd_fast.data.cache_folder import cache_folder
 from bikd_fast.data.listing import require_pictures
@@ -67,7 +67,7 @@ def train(config: RunConfig, ranks: Ranks) -> Path:
         alike(ranks, **{f"{name} is trained": trained_before})
         if trained_before:
             if ranks.first:
-                changed = pictures_changed(folder, [sample for category in group for sample in category.train])
+                changed = pictures_changed(folder, identity(good_pictures(group)))
                 anew = ". Its good pictures have changed since: --resume never trains it anew" if changed else ""
                 _say(ranks, f"{name}: already trained, kept ({folder / FILE_NAME}){anew}")
             continue
@@ -136,7 +136,8 @@ def train_one(
     """
     folder.mkdir(parents=True, exist_ok=True)
     whole = joint(config, categories)
-    samples = [sample for category in categories for sample in category.train]
+    samples = good_pictures(categories)
+    pictures = identity(samples)
     own, apart, shown = _pictures(config, name, samples, ranks)
     category_of = {id(sample): category.name for category in categories for sample in category.train}
     names, of = [str(sample.path) for sample in shown], [category_of[id(sample)] for sample in shown]
@@ -147,7 +148,7 @@ def train_one(
             raise ConfigError("model.student: bank looks at all pictures at once, and they do not fit: raise data.cache_gb.")
         begun, detector, came_to = 0, remember(config, own, of, ranks, folder), {}
     else:
-        settings = fingerprint(config, name, samples)
+        settings = fingerprint(config, name, pictures)
         trainer = Trainer(whole, own, names, ranks, folder, settings, textures, held_out=apart, kept=kept, categories=of)
         begun, detector = trainer.step, trainer.train(until)
         came_to = trainer.came_to
@@ -160,7 +161,7 @@ def train_one(
     detector.about |= {"categories": [c.name for c in categories], "versions": versions(VERSIONS), "seed": config.seed}
     if ranks.first:
         found = {"diagnostics": diagnose(config, detector, apart, textures)} if diagnosed else {}
-        _write_json(folder / TRAINING, record(begun, seconds, ranks) | came_to | found | {"pictures": identity(samples)})
+        _write_json(folder / TRAINING, record(begun, seconds, ranks) | came_to | found | {"pictures": pictures})
         detector.save(folder)
     return detector
 
@@ -221,15 +222,15 @@ def run_folder(config: RunConfig) -> Path:
     return Path(config.output) if config.output else Path("runs") / f"{config.data.format}-{config.model.student}-seed{config.seed}"
 
 
-def fingerprint(config: RunConfig, name: str, samples: Sequence[Sample]) -> str:
-    """Of everything that one training depends on, the pictures themselves included; what only concerns speed, logs, places, or
+def fingerprint(config: RunConfig, name: str, pictures: str) -> str:
+    """Of everything that one training depends on, the identity of its pictures included; what only concerns speed, logs, places, or
     the map and the distance made afterwards is left out, and so is the DeepSpeed file: a run may go on at another ZeRO stage."""
     relevant = _settings(config)
     relevant.pop("map")
     relevant["model"].pop("mahalanobis")
     for key in ("root", "category"):
         relevant["data"].pop(key)
-    return _digest([relevant, name, identity(samples)])
+    return _digest([relevant, name, pictures])
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from .checks import DEAD, as_levels, bytes_only, one_of, position_maps, positive
 from .cosine import keep_gradients, take_gradients
 from .dispatch import choose, speaks_ptx
 from .layout import arranged, gradient_like, is_channels_last
-from .partials import fold_for, folded, ordered_sum, scaled
+from .partials import by_list, folded, folds_of, ordered_sum, scaled
 from .reference import bidirectional as reference
 from .reference.bidirectional import TERMS, Options, Task
 from .regions import region_counts
@@ -87,8 +87,8 @@ def _objective(clean, corrupt, student_clean, student_corrupt, adapter_clean, ad
     balance = beta if beta_tensor is None else beta_tensor
     if isinstance(balance, Tensor) and not balance.is_cuda and impl != "triton":
         balance = float(balance)
-    fold_student = [fold_for(n) for n in folded((student_clean, student_corrupt))]
-    fold_adapter = [fold_for(n) for n in folded((adapter_clean, adapter_corrupt))] or [1.0] * len(clean)
+    fold_student, fold_adapter = (folds_of(sides, len(clean)) for sides in (
+        (student_clean, student_corrupt), (adapter_clean, adapter_corrupt)))
     dtype = torch.float64 if clean[0].dtype == torch.float64 else torch.float32
     with torch.cuda.device_of(clean[0]):
         terms, grads = run(Task(clean, corrupt, student_clean, student_corrupt, adapter_clean, adapter_corrupt, regions, counts,
@@ -117,8 +117,7 @@ class Objective(Function):
     @staticmethod
     def forward(ctx, settings, counts, beta_tensor, *tensors):
         levels, adapt, beta, scale, options, dead_zero, grad_student, grad_adapter, impl = settings
-        lists = [list(tensors[i * levels:(i + 1) * levels]) for i in range(len(tensors) // levels)]
-        features, regions = lists[:-1], lists[-1]
+        *features, regions = by_list(tensors, levels)
         adapters = features[4:] if adapt else [[], []]
         loss, terms, grads = torch.ops.bikd_kernels.objective(
             *features[:4], *adapters, regions, counts, beta_tensor, beta, list(scale), list(options), dead_zero, grad_student,
@@ -135,7 +134,7 @@ class Objective(Function):
         if upstream is None:  # what was made of the loss gave it no gradient
             return (None,) * (3 + (7 if adapt else 5) * levels)
         grads = take_gradients(ctx)
-        lists = [grads[start:start + levels] for start in range(0, len(grads), levels)]  # a clean and a corrupted one each
+        lists = by_list(grads, levels)  # a clean and a corrupted one each
         positions = [n for start in range(0, len(lists), 2) for n in folded(lists[start:start + 2]) * 2]
         grads = scaled(grads, upstream, positions, impl == "triton")
         none = (None,) * (2 * levels)

@@ -17,7 +17,7 @@ from .cosine_kernel import pair_kernel
 from .cosine_statistics import Statistics, refuse_double_backward
 from .dispatch import choose
 from .layout import arranged, gradient_like, is_channels_last
-from .partials import fold_for, folded, ordered_sum, scaled
+from .partials import by_list, folded, folds_of, ordered_sum, scaled
 from .reference import cosine as reference
 from .tiles import entries_of, launches
 
@@ -58,7 +58,7 @@ def _pair(teacher, student, weights, scale, inverse, mean, eps, dead_zero, grad_
     if mean and inverse is None:  # here, where shapes are numbers: torch.compile and torch.export may leave the batch open
         scale = [w / max(1, s.shape[0] * s.shape[2] * s.shape[3]) for w, s in zip(scale, student)]
     wanted = [side for side, asked in ((teacher, grad_teacher), (student, grad_student)) if asked]
-    fold = [fold_for(n) for n in folded(wanted, mean)] or [1.0] * len(student)
+    fold = folds_of(wanted, len(student), mean)
     with torch.cuda.device_of(student[0]):
         return run(teacher, student, weights, scale, inverse, fold, eps, dead_zero, grad_teacher, grad_student)
 
@@ -92,7 +92,7 @@ class Pair(Function):
     def backward(ctx, upstream):
         levels, _, mean, _, _, grad_teacher, grad_student, impl = ctx.settings
         grads = take_gradients(ctx)
-        sides = [grads[start:start + levels] for start in range(0, len(grads), levels)]
+        sides = by_list(grads, levels)
         grads = scaled(grads, upstream, folded(sides, mean) * len(sides), impl == "triton")
         none = (None,) * levels
         return (None, None, *(grads[:levels] if grad_teacher else none), *(grads[-levels:] if grad_student else none),

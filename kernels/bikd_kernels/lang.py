@@ -7,11 +7,7 @@ from typing import Any
 
 def _undecorated(function: Any = None, **_: Any) -> Any:
     """As triton.jit is used: @jit and @jit(option=...)."""
-    return function if function is not None else _undecorated_with_options
-
-
-def _undecorated_with_options(function: Any) -> Any:
-    return function
+    return _undecorated if function is None else function
 
 
 triton: Any

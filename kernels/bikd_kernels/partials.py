@@ -45,6 +45,11 @@ def ordered_sum(partials: Tensor, dtype: torch.dtype) -> Tensor:
     return out
 
 
+def by_list(tensors: Sequence[Tensor], levels: int) -> list[list[Tensor]]:
+    """Several lists of levels out of one row of tensors."""
+    return [list(tensors[start:start + levels]) for start in range(0, len(tensors), levels)]
+
+
 def folded(sides: Sequence[Sequence[Tensor]], mean: bool = True) -> list[int | None]:
     """Over how many positions each level of the loss is a mean (1 of a sum), where its gradients are stored with a factor: where
     one of its (B, C, H, W) maps is float16. None elsewhere. sides: lists of levels whose gradient is wanted."""
@@ -64,6 +69,11 @@ def fold_for(divisor: int | None) -> float:
     if divisor is None:
         return 1.0
     return float(min(1 << 16, 16 << max(0, divisor.bit_length() - 1)))
+
+
+def folds_of(sides: Sequence[Sequence[Tensor]], levels: int, mean: bool = True) -> list[float]:
+    """fold_for of every level; 1 where no side's gradient is wanted."""
+    return [fold_for(n) for n in folded(sides, mean)] or [1.0] * levels
 
 
 def traced_fold(divisor: int, device: torch.device) -> Tensor:

@@ -100,10 +100,10 @@ def test_a_cut_cable_ends_both_sides_with_a_clear_error(hosts, tiny_mvtec, tmp_p
             end(job)
 
 
-@pytest.mark.parametrize("victim", [0])  # with it dies what the others talk over; tests/training/test_training_watch.py has both
-def test_a_rank_that_is_killed_alone_on_its_host_is_named_by_the_other_host(hosts, tiny_mvtec, tmp_path, victim):
+def test_a_rank_that_is_killed_alone_on_its_host_is_named_by_the_other_host(hosts, tiny_mvtec, tmp_path):
     if hosts[2] is None:
         pytest.skip("needs network namespaces (root)")
+    victim = 0  # with it dies what the others talk over; tests/training/test_training_watch.py has both
     jobs, logs = jobs_on(hosts, tmp_path, options(tiny_mvtec, tmp_path / "run", "--training.silence", 300, steps=LONG))
     try:
         until(lambda: lines(tmp_path / "run") > 3 or any(j.poll() is not None for j in jobs), 180, logs[0])

@@ -16,13 +16,12 @@ from typing import Any
 
 import aot_others
 import triton
-from aot_build import build, lanes, measured, pointers
+from aot_build import BYTES, build, lanes, measured, pointers
 from bikd_kernels.bidirectional_kernel import objective_kernel
 from bikd_kernels.cosine_kernel import pair_kernel
 from bikd_kernels.tiles import parts_of, tile
 
 TABLE = Path(__file__).with_name("aot_table.json")
-BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942")
 CHANNELS = {"sm_90": (64, 128, 256, 512, 1024)}
 OTHER_CHANNELS = (64, 256, 1024)

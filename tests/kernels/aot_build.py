@@ -12,6 +12,7 @@ from triton.backends import nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 TOOLS = Path(nvidia.__file__).parent / "bin"
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from aot_build import build, lanes, measured, pointers
+from aot_build import BYTES, build, lanes, measured, pointers
 from bikd_kernels import (
     cosine_statistics,
     draw_defects_kernel,
@@ -29,7 +29,6 @@ Row = dict[str, float]
 RESNET18 = ((64, 64, 64), (128, 32, 32), (256, 16, 16))
 WIDE_RESNET50 = ((256, 64, 64), (512, 32, 32), (1024, 16, 16))
 BACKBONES = {"resnet18": RESNET18, "wide_resnet50": WIDE_RESNET50}
-BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 LAYOUTS = {"nchw": (False, False), "channels_last": (True, True), "mixed": (False, True)}
 
 # What launch() is asked for, of a map of 256 pixels from ResNet18's levels unless said otherwise.

@@ -17,6 +17,7 @@ import bikd_fast.search
 import bikd_fast.validation
 from bikd_fast.arguments import load_run
 from bikd_fast.config import MapConfig
+from bikd_fast.data.cache import identity
 from bikd_fast.errors import UserError
 from bikd_fast.inference.calibration import calibrate, measure_good
 from bikd_fast.inference.runner import run
@@ -203,7 +204,7 @@ def test_a_trial_goes_on_from_anothers_networks_with_its_own_settings(tiny_mvtec
     two.load(tmp_path / "kept")
     group = training_groups(config, _categories(config))[0][1]
     found = [
-        checkpoint.newest(trial.folder / "stripes/checkpoints", fingerprint(trial.config, "stripes", group[0].train))
+        checkpoint.newest(trial.folder / "stripes/checkpoints", fingerprint(trial.config, "stripes", identity(group[0].train)))
         for trial in (one, two)
     ]
     assert [one.step for one in found] == [2, 2] and not found[1].warnings
