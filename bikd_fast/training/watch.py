@@ -32,6 +32,7 @@ LOST = 1  # exit code of a rank that gave up on another
 STOPPED = 128 + signal.SIGTERM
 QUIET = 8.0  # seconds without a sign of life (one a second) after which a rank whose line is closed is dead
 PATIENCE = timedelta(seconds=5)  # of one exchange with the store
+HEARD = 2.5  # seconds in which every rank has read what was told: it looks once a second, twice over
 _COLLECTIVE = ("gloo", "nccl", "connection", "timed out", "timeout", "socket", "peer")
 
 
@@ -184,7 +185,7 @@ class Watch(threading.Thread):
         if tell and (self.rank == 0 or 0 not in dead):
             teller = threading.Thread(target=self._tell, args=(message,), daemon=True)
             teller.start()
-        time.sleep(2.5)
+        time.sleep(HEARD)
         sys.stdout.flush()
         os._exit(code)
 
@@ -249,7 +250,7 @@ class Watch(threading.Thread):
                 self._go()
             elif not self.apart:
                 self._talk.set("bikd/ended", f"rank {self.rank} was stopped by SIGTERM.")
-                time.sleep(2.5)  # rank 0 serves the store that they read it from
+                time.sleep(HEARD)  # rank 0 serves the store that they read it from
         except RuntimeError:  # rank 0 has gone already
             pass
 
@@ -277,6 +278,9 @@ class Watch(threading.Thread):
                 self._talk.set("bikd/ended", f"rank {self.rank} failed: {message}")
         except RuntimeError:
             return True
+        if self.rank == 0:  # with which the store goes that the other machines read it from
+            self._over.set()  # this rank needs not be told
+            time.sleep(HEARD)
         return first
 
 

@@ -70,6 +70,15 @@ def test_sigterm_ends_a_rank_that_waits_for_the_one_that_got_it(pair):
     assert said == ["", "error: rank 0 was stopped by SIGTERM.\n"]
 
 
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_rank_that_ends_with_an_error_is_quoted_on_the_other_machine(pair, failing):
+    ranks = pair(100)
+    ranks[failing].send_signal(signal.SIGUSR1)
+    said = [rank.communicate(timeout=60)[1] for rank in ranks]
+    assert (ranks[failing].returncode, ranks[1 - failing].returncode) == (2, 1)
+    assert said[failing] == "" and said[1 - failing] == f"error: rank {failing} failed: no picture can be read\n"
+
+
 def within(seconds, what):
     end = time.monotonic() + seconds
     while not what() and time.monotonic() < end:
