@@ -30,7 +30,7 @@ from runs import ROOT, append, launch, read, rows_of
 from bikd_fast.arguments import parse_run, run_parser
 from bikd_fast.config import RunConfig
 from bikd_fast.data import open_dataset
-from bikd_fast.training.run import DONE, fingerprint
+from bikd_fast.training.folder import DONE, fingerprint
 
 NO_HEAD = ["--model.head", "false"]
 NO_DISTANCE = ["--model.mahalanobis", "false"]

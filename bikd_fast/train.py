@@ -20,7 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from bikd_fast.inference.run import evaluate_run
     from bikd_fast.inference.shares import Share
     from bikd_fast.training import distributed
-    from bikd_fast.training.run import finish, meet, side_by_side, train
+    from bikd_fast.training.folder import finish
+    from bikd_fast.training.run import meet, side_by_side, train
 
     def work(ranks: distributed.Ranks) -> None:
         run = train(config, ranks)

@@ -30,8 +30,9 @@ from bikd_fast.search.settings import plain
 from bikd_fast.search.validation import validation
 from bikd_fast.training import checkpoint
 from bikd_fast.training.distributed import Ranks
+from bikd_fast.training.folder import fingerprint
 from bikd_fast.training.kept import NOTHING, Kept
-from bikd_fast.training.run import fingerprint, joint, meet, train_one, training_groups
+from bikd_fast.training.run import joint, meet, train_one, training_groups
 
 Rung = list[tuple[str, int]]  # (category or "shared", steps of the whole schedule)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import platform
@@ -10,13 +9,12 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bikd_fast.config import ConfigError, RunConfig, check, save, to_dict
+from bikd_fast.config import ConfigError, RunConfig, check
 from bikd_fast.data import Category, Sample, good_pictures, load_images, open_dataset
 from bikd_fast.data.cache import identity
 from bikd_fast.data.cache_folder import cache_folder
@@ -30,13 +28,13 @@ from bikd_fast.training import user_config
 from bikd_fast.training.after import diagnose, pictures_changed, record
 from bikd_fast.training.agreement import alike
 from bikd_fast.training.distributed import Ranks
+from bikd_fast.training.folder import claim, detector_folder, fingerprint, run_folder
 from bikd_fast.training.kept import NOTHING, Kept
 from bikd_fast.training.remember import remember
 from bikd_fast.training.streaming import Stream, in_memory
 from bikd_fast.training.trainer import Trainer
 from bikd_fast.versions import versions
 
-DONE = "DONE"  # this file, not an exit code, says that a run is finished
 HELD_OUT = 2048  # pictures at most: thresholds gain nothing from more
 EFFICIENCY = 0.9  # of data-parallel training that side-by-side training has to beat (docs/scaling.md)
 VERSIONS = ("bikd_fast", "torch", "triton", "torchvision", "timm", "deepspeed", "numpy")
@@ -57,8 +55,7 @@ def train(config: RunConfig, ranks: Ranks) -> Path:
     categories = _categories(config)
     run = run_folder(config)
     if ranks.leads:
-        names = [name for name, _ in training_groups(config, categories)]
-        _claim(run, config, [detector_folder(run, config, categories, name) for name in names])
+        claim(run, config)
     meet(ranks)
     started, trained = time.time(), 0
     for name, group in training_groups(config, categories)[ranks.place :: ranks.places]:
@@ -99,11 +96,6 @@ def side_by_side(config: RunConfig, size: int) -> bool:
         return detectors > 1
     divides = config.training.batch_size % (size * config.training.accumulation) == 0
     return not divides or math.ceil(detectors / size) <= detectors / (size * EFFICIENCY)
-
-
-def finish(run: Path) -> None:
-    """Mark a run as finished: everything it is to leave is there."""
-    (run / DONE).write_text(datetime.now(UTC).isoformat(timespec="seconds") + "\n")
 
 
 def meet(ranks: Ranks) -> None:
@@ -210,68 +202,6 @@ def training_groups(config: RunConfig, categories: Sequence[Category]) -> list[t
 def joint(config: RunConfig, group: Sequence[Category]) -> RunConfig:
     """``config`` as one detector for all of ``group`` trains by it: with ``training.steps`` for each category."""
     return replace(config, training=replace(config.training, steps=config.training.steps * len(group)))
-
-
-def detector_folder(run: Path, config: RunConfig, categories: Sequence[Category], name: str) -> Path:
-    """Where a detector lives: in the run itself when there is only one, else in a folder of its category's name."""
-    return run if len(categories) == 1 or config.model.shared else run / name
-
-
-def run_folder(config: RunConfig) -> Path:
-    """``output``, or runs/FORMAT-STUDENT-seedN."""
-    return Path(config.output) if config.output else Path("runs") / f"{config.data.format}-{config.model.student}-seed{config.seed}"
-
-
-def fingerprint(config: RunConfig, name: str, pictures: str) -> str:
-    """Of everything that one training depends on, the identity of its pictures included; what only concerns speed, logs, places, or
-    the map and the distance made afterwards is left out, and so is the DeepSpeed file: a run may go on at another ZeRO stage."""
-    relevant = _settings(config)
-    relevant.pop("map")
-    relevant["model"].pop("mahalanobis")
-    for key in ("root", "category"):
-        relevant["data"].pop(key)
-    return _digest([relevant, name, pictures])
-
-
-def _settings(config: RunConfig) -> dict[str, Any]:
-    """What a run is: its settings without those of speed, logs and places."""
-    relevant = to_dict(config)
-    for key in ("output", "resume", "report", "deepspeed_config"):
-        relevant.pop(key)
-    for key in ("cache_gb", "cache_dir"):
-        relevant["data"].pop(key)
-    for key in (
-        *("log_every", "checkpoint_seconds", "keep_checkpoints", "compile", "cuda_graphs", "max_bad_steps"),
-        *("accumulation", "parallel", "silence"),
-    ):
-        relevant["training"].pop(key)
-    return relevant
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _claim(run: Path, config: RunConfig, folders: Sequence[Path]) -> None:
-    """Make the folder this run's, or refuse where it is another's.
-
-    ``resume never`` forgets what a run left in ``folders``, those of its detectors, and only where a run was.
-    """
-    run.mkdir(parents=True, exist_ok=True)
-    mark = run / "config.yaml"
-    print_of = _digest(_settings(config))
-    stamp = run / ".settings"
-    if mark.is_file() and config.resume == "auto" and stamp.is_file() and stamp.read_text() != print_of:
-        raise ConfigError(
-            f"output: {run} holds a run of other settings (see {mark}). Give another --output, or --resume never to start anew."
-        )
-    (run / DONE).unlink(missing_ok=True)
-    if config.resume == "never" and stamp.is_file():
-        for folder in folders:
-            for old in [folder / FILE_NAME, folder / "log.jsonl", *folder.glob("checkpoints/*")]:
-                old.unlink(missing_ok=True)
-    save(replace(config, resume="auto"), mark)  # the same settings again go on; starting anew is asked for each time
-    write_text(stamp, print_of)
 
 
 def environment(ranks: Ranks, seconds: float) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from bikd_fast.config import ConfigError
 from bikd_fast.data import Sample
 from bikd_fast.data.cache import identity
 from bikd_fast.training import distributed
-from bikd_fast.training.run import DONE, fingerprint, finish, foreign_textures, split, train
+from bikd_fast.training.folder import DONE, fingerprint, finish
+from bikd_fast.training.run import foreign_textures, split, train
 
 
 @pytest.fixture(scope="module")

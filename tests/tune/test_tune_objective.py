@@ -27,8 +27,9 @@ from bikd_fast.search.settings import plain
 from bikd_fast.search.trial import Trial, own_map, rungs
 from bikd_fast.search.validation import labelled, validation
 from bikd_fast.training import checkpoint, distributed
+from bikd_fast.training.folder import fingerprint
 from bikd_fast.training.kept import Kept
-from bikd_fast.training.run import fingerprint, train, training_groups
+from bikd_fast.training.run import train, training_groups
 from bikd_fast.validation import defects
 from bikd_fast.validation.made import simulated
 

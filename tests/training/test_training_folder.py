@@ -1,0 +1,37 @@
+"""The folder of a run: whose it is, and what starting anew forgets."""
+
+from dataclasses import replace
+
+import pytest
+from tiny import one_category
+
+from bikd_fast.config import ConfigError
+from bikd_fast.inference.find import find_detector
+from bikd_fast.models.detector import DetectorError
+from bikd_fast.training.folder import LEFT, claim
+
+
+def test_starting_anew_leaves_no_detector_and_no_figure_of_the_run_before(tmp_path):
+    """It may have had other categories: whoever asks for one of them must not be answered by what was trained then."""
+    run, config = tmp_path / "run", one_category("data", "unused")
+    claim(run, config)
+    below = [run / "bolts", run / "nuts", run / "kept"]
+    for folder in (run, *below):
+        (folder / "checkpoints").mkdir(parents=True)
+        for name in (*LEFT, "checkpoints/step-00000004.safetensors", "of-the-user.csv"):
+            (folder / name).write_text("old")
+    (run / "kept" / ".settings").write_text("a run of its own")
+    assert find_detector(run, "bolts") == run / "bolts"
+    claim(run, replace(config, seed=5, resume="never"))
+    with pytest.raises(DetectorError, match="no detector of category 'bolts'"):
+        find_detector(run, "bolts")
+    remaining = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    own = {"config.yaml", ".settings", *(f"kept/{name}" for name in (*LEFT, ".settings", "checkpoints/step-00000004.safetensors"))}
+    assert remaining == own | {f"{folder}of-the-user.csv" for folder in ("", "bolts/", "nuts/", "kept/")}
+
+
+def test_a_slash_at_the_end_of_a_folder_makes_no_other_run(tmp_path):
+    claim(tmp_path / "run", one_category("data", "unused"))
+    claim(tmp_path / "run", one_category("data/", "unused"))
+    with pytest.raises(ConfigError, match="holds a run of other settings"):
+        claim(tmp_path / "run", one_category("data2", "unused"))
