@@ -18,7 +18,7 @@ from bikd_fast.data.lock import alone
 from bikd_fast.data.samples import Sample
 from bikd_fast.data.shards import contents, size_of, split_member
 
-_LAYOUT = 1  # raise it when decoding or resizing changes what a picture becomes
+_LAYOUT = 2  # raise it when decoding or resizing changes what a picture becomes
 
 
 def picture_key(samples: Sequence[Sample], size: int, on_bad_image: str) -> str:

@@ -21,7 +21,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """The picture of a file, its pixels not yet read; whatever goes wrong inside the block becomes one DataError."""
     path = Path(path)
     try:
-        with Image.open(opened(path)) as picture:
+        # Not its name: Pillow maps a named raw TIFF into memory with width and height of the turned picture, and scrambles it.
+        with opened(path) as file, Image.open(file) as picture:
             width, height = picture.size
             if width * height > MAX_PIXELS:
                 raise DataError(_too_large(path, f"{width} x {height} pixels"))
@@ -57,7 +58,8 @@ def picture_size(path: Path) -> tuple[int, int]:
     Raises DataError if the file is no picture."""
     with _opened(path) as picture:
         width, height = picture.size
-        turned = picture.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+        # Pillow gives a TIFF the size that it has once it is turned.
+        turned = picture.format != "TIFF" and picture.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
     return (width, height) if turned else (height, width)
 
 

@@ -141,10 +141,10 @@ def _pictures(shard: Path) -> list[str]:
     )  # fmt: skip
 
 
-def opened(path: Path) -> IO[bytes] | Path:
-    """What a picture library opens: the path itself, or the bytes of a member."""
+def opened(path: Path) -> IO[bytes]:
+    """A picture file to read from, or the bytes of a member."""
     inside = _inside(path)
-    return path if inside is None else io.BytesIO(read_member(*inside))
+    return path.open("rb") if inside is None else io.BytesIO(read_member(*inside))
 
 
 def contents(path: Path) -> bytes:

@@ -6,6 +6,17 @@ from PIL import Image
 
 from bikd_fast.data import DataError, decode_image, decode_mask, picture_size
 
+TURNS = {  # by EXIF orientation, what makes the stored picture upright
+    1: lambda x: x,
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: np.rot90(x, -1),
+    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
+    8: lambda x: np.rot90(x),
+}
+
 
 def saved(path, picture, **options):
     picture.save(path, **options)
@@ -96,6 +107,24 @@ def test_exif_orientation(tmp_path, orientation, corner):
     row = 2 if "top" in corner else -3
     column = 2 if "left" in corner else -3
     assert rgb[row, column, 0] > 200 and rgb[..., 0].mean() < 100
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
+@pytest.mark.parametrize(("mode", "planes"), [("L", 1), ("I;16", 1), ("RGB", 3), ("RGBA", 4)])
+def test_tiff_orientation(tmp_path, put_mask, mode, planes, compression):
+    values = np.random.default_rng(0).integers(0, 255, (5, 8, planes), dtype=np.uint8)
+    values[..., 3:] = 255
+    stored = values.astype(np.uint16) * 257 if mode == "I;16" else values
+    for orientation, turn in TURNS.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        name = tmp_path / f"{orientation}.tif"
+        path = saved(name, Image.fromarray(stored.squeeze()), exif=exif, compression=compression)
+        upright = turn(values[..., :3])
+        assert np.array_equal(decode_image(path), np.broadcast_to(upright, (*upright.shape[:2], 3))), orientation
+        assert picture_size(path) == upright.shape[:2]
+        height, width = picture_size(path)
+        assert decode_mask(put_mask("upright.png", (width, height)), picture_size(path)).shape == upright.shape[:2]
 
 
 def test_decoded_array_is_ours_to_write(tmp_path):
