@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import torch
 
 from bikd_fast.data.listing import SUFFIXES
 from bikd_fast.errors import UserError
+from bikd_fast.homes import there_or_from_home
 from bikd_fast.inference.inputs import pixels
 from bikd_fast.inference.video import VIDEO_SUFFIXES, camera_index, camera_name, frames
 
@@ -63,7 +65,7 @@ def expand(words: list[str], *, every: int = 1, stdin: TextIO | None = None) -> 
         elif camera_index(word) is not None:
             parts.append(partial(_frames, camera_name(word), f"camera{camera_index(word)}", every))
             count, live = None, True
-        elif Path(word).suffix.lower() in VIDEO_SUFFIXES and Path(word).is_file():
+        elif Path(word).suffix.lower() in VIDEO_SUFFIXES and os.path.isfile(word):
             parts.append(partial(_frames, word, Path(word).stem, every))
             count = None
         else:
@@ -82,10 +84,10 @@ def picture_paths(folder: Path) -> list[Path]:
 
 
 def _files(word: str) -> list[Source]:
-    path = Path(word).expanduser()
-    if path.is_file():
+    path = there_or_from_home(word, SourceError)
+    if os.path.isfile(path):  # not path.is_file(): for a name that is too long it raises an OSError
         return [_file(path, path.stem)]
-    if path.is_dir():
+    if os.path.isdir(path):
         return [_file(p, str(p.relative_to(path).with_suffix(""))) for p in picture_paths(path)]
     if glob.has_magic(word):
         matched = sorted(Path(p) for p in glob.glob(str(path), recursive=True))

@@ -86,9 +86,25 @@ def test_standard_input_globs_and_equal_names(pictures, tmp_path):
     assert sorted(stems) == sorted(set(stems)) and len(stems) == 3  # no output overwrites another
 
 
+def test_a_name_that_starts_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    for name in ("~draft.png", "home/a.png"):
+        Image.fromarray(make_picture(0)).save(name)
+    assert [s.name for s in expand(["~draft.png", "~/a.png"]).sources] == ["~draft.png", str(tmp_path / "home/a.png")]
+
+
 @pytest.mark.parametrize(
     "words, message",
-    [(["nowhere"], "nowhere: no such file"), (["*.nothing"], "no file matches"), (["EMPTY"], "no pictures in this folder")],
+    [
+        (["nowhere"], "nowhere: no such file"),
+        (["*.nothing"], "no file matches"),
+        (["EMPTY"], "no pictures in this folder"),
+        (["~no-such-user/a.png"], r"~no-such-user/a\.png: no such home folder"),
+        (["x" * 300 + ".png"], "xx.png: no such file"),
+        (["x" * 300 + ".mp4"], "xx.mp4: no such file"),
+    ],
 )
 def test_inputs_that_are_not_there(words, message, tmp_path):
     with pytest.raises(SourceError, match=message):
