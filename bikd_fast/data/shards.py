@@ -54,7 +54,7 @@ def members(shard: Path) -> Members:
 
 @lru_cache(maxsize=65536)
 def _members(shard: Path, size: int, changed: int) -> Members:
-    key = hashlib.sha256(f"1 {shard} {size} {changed}".encode()).hexdigest()[:24]
+    key = hashlib.sha256(name_bytes(f"1 {shard} {size} {changed}")).hexdigest()[:24]
     note = cache_folder() / f"shard-{key}.json"
     try:
         return {name: (int(offset), int(length)) for name, (offset, length) in json.loads(note.read_text()).items()}
@@ -139,6 +139,11 @@ def _pictures(shard: Path) -> list[str]:
         name for name in members(shard)
         if PurePosixPath(name).suffix.lower() in SUFFIXES and not PurePosixPath(name).name.startswith(".")
     )  # fmt: skip
+
+
+def name_bytes(text: str) -> bytes:
+    """The bytes of a file's name, or of a text with names in it; a name need not be UTF-8."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def opened(path: Path) -> IO[bytes]:

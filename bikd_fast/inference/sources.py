@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -60,7 +61,7 @@ def expand(words: list[str], *, every: int = 1, stdin: TextIO | None = None) -> 
     live = False
     for word in words:
         if word == "-":
-            parts.append(partial(_listed, stdin or sys.stdin))
+            parts.append(partial(_listed, stdin or _standard_input()))
             count, live = None, True
         elif camera_index(word) is not None:
             parts.append(partial(_frames, camera_name(word), f"camera{camera_index(word)}", every))
@@ -105,6 +106,13 @@ def _pictures(folder: Path) -> list[Path]:
 
 def _file(path: Path, stem: str) -> Source:
     return Source(str(path), stem, partial(pixels, path))
+
+
+def _standard_input() -> TextIO:
+    """Names in any encoding can be read from it."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    return sys.stdin
 
 
 def _listed(stream: TextIO) -> Iterator[Source]:

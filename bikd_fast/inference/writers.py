@@ -67,10 +67,11 @@ class Writers:
         self._room = threading.Semaphore(WAITING)
         self._pending: list[Future[None]] = []
         self._drawing: Future[dict[str, Any]] | None = None
+        text: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}  # of names that are not UTF-8; valid JSON too
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._csv = (folder / "scores.csv").open("w", newline="", encoding="utf-8") if "csv" in self.kinds else None
-            self._json = (folder / ".scores.json.part").open("w", encoding="utf-8") if self._wants_json else None
+            self._csv = (folder / "scores.csv").open("w", newline="", **text) if "csv" in self.kinds else None
+            self._json = (folder / ".scores.json.part").open("w", **text) if self._wants_json else None
         except OSError as error:
             raise OutputError(f"{folder}: cannot be written to ({error.strerror}). Give another folder with --output.") from error
         self._rows = csv.writer(self._csv) if self._csv else None

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -93,6 +94,18 @@ def test_a_name_that_starts_with_a_tilde(tmp_path, monkeypatch):
     for name in ("~draft.png", "home/a.png"):
         Image.fromarray(make_picture(0)).save(name)
     assert [s.name for s in expand(["~draft.png", "~/a.png"]).sources] == ["~draft.png", str(tmp_path / "home/a.png")]
+
+
+def test_names_that_are_not_utf8(run, pictures, tmp_path, monkeypatch, capsys):
+    name = tmp_path / os.fsdecode(b"\xff.png")
+    name.write_bytes((pictures / "a/0.png").read_bytes())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(os.fsencode(name) + b"\n"), encoding="utf-8"))
+    words = [str(run / "dots"), "-", str(name), "--write", "all", "--output", str(tmp_path / "out")]
+    assert guarded(lambda: predict.main(words)) == 0
+    assert capsys.readouterr().out.count(r"\udcff.png") == 2
+    assert [r["path"] for r in rows(tmp_path / "out")] == [rf"{tmp_path}/\udcff.png"] * 2
+    entries = json.loads((tmp_path / "out/scores.json").read_text())["pictures"]
+    assert [e["path"] for e in entries] == [str(name)] * 2 and all((tmp_path / "out" / e["mask"]).is_file() for e in entries)
 
 
 @pytest.mark.parametrize(
