@@ -45,7 +45,7 @@ class Writers:
     Args:
         folder: made if missing; files of the same names are replaced.
         kinds: some of csv, json, heatmaps, masks, polygons.
-        thresholds: (threshold of a score, of a pixel), NaN for none.
+        thresholds: (threshold of a score, of a pixel), NaN for none; without the second no masks, and regions null.
         colours: (low, high) of the heat maps; None takes them from the first picture.
         about: goes into scores.json as it is.
 
@@ -63,6 +63,8 @@ class Writers:
     ) -> None:
         self.folder, self.kinds, self.colours = folder, set(kinds), colours
         self.threshold, self.pixel_threshold = thresholds
+        if math.isnan(self.pixel_threshold):
+            self.kinds.discard("masks")
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="write")
         self._room = threading.Semaphore(WAITING)
         self._pending: list[Future[None]] = []
