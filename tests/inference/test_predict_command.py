@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,6 +107,23 @@ def test_names_that_are_not_utf8(run, pictures, tmp_path, monkeypatch, capsys):
     assert [r["path"] for r in rows(tmp_path / "out")] == [rf"{tmp_path}/\udcff.png"] * 2
     entries = json.loads((tmp_path / "out/scores.json").read_text())["pictures"]
     assert [e["path"] for e in entries] == [str(name)] * 2 and all((tmp_path / "out" / e["mask"]).is_file() for e in entries)
+
+
+def test_links_are_followed_and_globs_match_folders(tmp_path):
+    good, other = tmp_path / "good", tmp_path / "other"
+    for path in (good / "day/0.png", good / "day/.hidden/h.png", good / "1.png", other / "2.png"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(make_picture(0)).save(path)
+    for name, target in (("a loop", good), ("a twin", good / "day"), ("link", other), ("link.png", good / "1.png")):
+        (good / name).symlink_to(target)
+    (other / "back").symlink_to(good)
+    (good / "gone.png").symlink_to(good / "nothing")
+    names = [Path("1.png"), Path("day/0.png"), Path("link/2.png"), Path("link.png")]
+    assert [s.name for s in expand([str(good)]).sources] == [str(good / name) for name in sorted(names)]
+    for pattern in (f"{good}/*", f"{good}/**", f"{good}/**/*.png", f"{tmp_path}/**/*.png", f"{tmp_path}/g*"):
+        found = expand([pattern])
+        names = [Path(s.name) for s in found.sources]
+        assert found.count == 4 and {name.name for name in names} == {"1.png", "0.png", "2.png", "link.png"}
 
 
 @pytest.mark.parametrize(
