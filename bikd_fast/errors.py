@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 
@@ -11,7 +12,11 @@ class UserError(Exception):
 
 
 def guarded(main: Callable[[], int | None]) -> int:
-    """Run an entry point; an expected error becomes one clear line on stderr and exit code 2, Ctrl-C exit code 130."""
+    """Run an entry point; an expected error becomes one clear line on stderr and exit code 2, Ctrl-C exit code 130.
+
+    What the terminal cannot show, as in names of files that are not UTF-8, is printed as an escape on stdout as it is on stderr."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return main() or 0
     except UserError as error:

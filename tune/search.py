@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a scr
 
 from bikd_fast.arguments import guarded, parse_run, run_parser
 from bikd_fast.config import ConfigError, RunConfig, check
+from bikd_fast.homes import there_or_from_home
 from tune import space as spaces
 from tune.state import STATE, Options, kept
 
@@ -92,7 +93,7 @@ def absolute(config: RunConfig) -> RunConfig:
     """Relative paths are of this process's folder; workers have another."""
 
     def whole(path: str | None) -> str | None:
-        return str(Path(path).expanduser().resolve()) if path else path
+        return str(there_or_from_home(path).resolve()) if path else path
 
     weights = config.model.weights
     return replace(

@@ -16,9 +16,9 @@ import numpy as np
 from bikd_fast.data.errors import DataError
 from bikd_fast.data.lock import alone
 from bikd_fast.data.samples import Sample
-from bikd_fast.data.shards import contents, size_of, split_member
+from bikd_fast.data.shards import contents, name_bytes, size_of, split_member
 
-_LAYOUT = 1  # raise it when decoding or resizing changes what a picture becomes
+_LAYOUT = 2  # raise it when decoding or resizing changes what a picture becomes
 
 
 def picture_key(samples: Sequence[Sample], size: int, on_bad_image: str) -> str:
@@ -35,7 +35,7 @@ def picture_key(samples: Sequence[Sample], size: int, on_bad_image: str) -> str:
             file = path if inside is None else inside[0]
             if file.parent not in folders:
                 folders[file.parent] = file.parent.resolve()
-            digest.update(f"\n{folders[file.parent] / path.relative_to(file.parent)}".encode())
+            digest.update(name_bytes(f"\n{folders[file.parent] / path.relative_to(file.parent)}"))
             try:
                 status = file.stat()
                 digest.update(f" {status.st_size} {status.st_mtime_ns}".encode())
@@ -55,7 +55,7 @@ def identity(samples: Sequence[Sample], most: int = 256 * 2**20) -> str:
             sizes.append(size_of(sample.path))
         except OSError:  # whoever reads it says so
             sizes.append(-1)
-        digest.update(f"{sample.path.name} {sizes[-1]}\n".encode())
+        digest.update(name_bytes(f"{sample.path.name} {sizes[-1]}\n"))
     step = max(1, -(-sum(sizes) // most))
     for sample in samples[::step]:
         with contextlib.suppress(OSError):

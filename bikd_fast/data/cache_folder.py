@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from bikd_fast.errors import UserError
+from bikd_fast.homes import from_home
 
 
 def cache_folder(named: str | Path | None = None) -> Path:
@@ -13,7 +13,4 @@ def cache_folder(named: str | Path | None = None) -> Path:
         UserError: it starts at a home folder that cannot be found.
     """
     wanted = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "bikd_fast"
-    try:
-        return wanted.expanduser()
-    except RuntimeError as error:
-        raise UserError(f"{wanted}: no such home folder is known. Name the cache folder (data.cache_dir) without ~.") from error
+    return from_home(wanted, advice="Name the cache folder (data.cache_dir) without ~.")

@@ -12,6 +12,7 @@ from bikd_fast.data.mvtec import find_mvtec, read_mvtec
 from bikd_fast.data.samples import GOOD, Category
 from bikd_fast.data.shards import find_shards, read_shards
 from bikd_fast.data.visa import find_visa, read_visa
+from bikd_fast.homes import there_or_from_home
 
 FORMATS = ("textures", "mvtec", "visa", "btad", "folder", "shards")
 
@@ -24,7 +25,7 @@ def open_dataset(format: str, root: Path | None, categories: Sequence[str] | str
     Raises DataError for an unknown format or category, a missing folder, or a layout that does not fit."""
     if isinstance(categories, str):
         categories = [categories]
-    find = _readers(format, Path(root).expanduser() if root is not None else None)
+    find = _readers(format, there_or_from_home(root, DataError) if root is not None else None)
     wanted = list(find) if "all" in categories else list(dict.fromkeys(categories))
     unknown = [name for name in wanted if name not in find]
     if unknown or not wanted:

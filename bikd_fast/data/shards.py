@@ -54,7 +54,7 @@ def members(shard: Path) -> Members:
 
 @lru_cache(maxsize=65536)
 def _members(shard: Path, size: int, changed: int) -> Members:
-    key = hashlib.sha256(f"1 {shard} {size} {changed}".encode()).hexdigest()[:24]
+    key = hashlib.sha256(name_bytes(f"1 {shard} {size} {changed}")).hexdigest()[:24]
     note = cache_folder() / f"shard-{key}.json"
     try:
         return {name: (int(offset), int(length)) for name, (offset, length) in json.loads(note.read_text()).items()}
@@ -141,10 +141,15 @@ def _pictures(shard: Path) -> list[str]:
     )  # fmt: skip
 
 
-def opened(path: Path) -> IO[bytes] | Path:
-    """What a picture library opens: the path itself, or the bytes of a member."""
+def name_bytes(text: str) -> bytes:
+    """The bytes of a file's name, or of a text with names in it; a name need not be UTF-8."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def opened(path: Path) -> IO[bytes]:
+    """A picture file to read from, or the bytes of a member."""
     inside = _inside(path)
-    return path if inside is None else io.BytesIO(read_member(*inside))
+    return path.open("rb") if inside is None else io.BytesIO(read_member(*inside))
 
 
 def contents(path: Path) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from argparse import Namespace
 from collections import Counter
@@ -42,6 +43,8 @@ def predict_command(options: Namespace) -> int:
     print(f"{sum(found.values())} pictures: {summary}" + (f"; results in {output}" if options.write else ""), file=sys.stderr)
     if found["unknown"]:
         print(f"no verdicts: {chosen.get('promise', 'this detector has no threshold.')}", file=sys.stderr)
+    if math.isnan(thresholds[1]) and {"masks", "polygons"} & set(options.write):
+        print("no masks and no regions: this detector has no threshold of a pixel.", file=sys.stderr)
     return 1 if found["unreadable"] else 0
 
 

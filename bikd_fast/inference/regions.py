@@ -10,18 +10,20 @@ import numpy as np
 TOLERANCE = 0.35  # pixels of the map by which a simplified outline may leave the exact one
 
 
-def regions(anomaly: np.ndarray, threshold: float, height: int, width: int) -> list[dict[str, Any]]:
+def regions(anomaly: np.ndarray, threshold: float, height: int, width: int) -> list[dict[str, Any]] | None:
     """Connected regions of map >= threshold (8-connected), the highest peak first.
 
-    anomaly: float (h, w), stretched over the whole picture. threshold: in its units; NaN finds nothing.
+    anomaly: float (h, w), stretched over the whole picture. threshold: in its units.
     height, width: of the picture, in pixels.
 
-    Returns a list of {"peak": highest map value, "area": pixels of the picture, "box": [left, top, right, bottom],
-    "polygons": closed outlines [[x, y], ...]}; coordinates are pixels of the picture, (0, 0) its upper left corner.
-    Outlines follow the level line of the bilinear map; those that run the other way round (a positive shoelace sum
-    against a negative one) bound holes.
+    Returns None if the threshold is NaN, for nothing is known then. Otherwise a list of {"peak": highest map value,
+    "area": pixels of the picture, "box": [left, top, right, bottom], "polygons": closed outlines [[x, y], ...]};
+    coordinates are pixels of the picture, (0, 0) its upper left corner. Outlines follow the level line of the bilinear
+    map; those that run the other way round (a positive shoelace sum against a negative one) bound holes.
     """
-    inside = anomaly >= threshold if not math.isnan(threshold) else np.zeros_like(anomaly, bool)
+    if math.isnan(threshold):
+        return None
+    inside = anomaly >= threshold
     if not inside.any():
         return []
     from scipy import ndimage  # both take time to import, and pictures without a defect need neither

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import glob
+import io
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ import torch
 
 from bikd_fast.data.listing import SUFFIXES
 from bikd_fast.errors import UserError
+from bikd_fast.homes import there_or_from_home
 from bikd_fast.inference.inputs import pixels
 from bikd_fast.inference.video import VIDEO_SUFFIXES, camera_index, camera_name, frames
 
@@ -58,12 +61,12 @@ def expand(words: list[str], *, every: int = 1, stdin: TextIO | None = None) -> 
     live = False
     for word in words:
         if word == "-":
-            parts.append(partial(_listed, stdin or sys.stdin))
+            parts.append(partial(_listed, stdin or _standard_input()))
             count, live = None, True
         elif camera_index(word) is not None:
             parts.append(partial(_frames, camera_name(word), f"camera{camera_index(word)}", every))
             count, live = None, True
-        elif Path(word).suffix.lower() in VIDEO_SUFFIXES and Path(word).is_file():
+        elif Path(word).suffix.lower() in VIDEO_SUFFIXES and os.path.isfile(word):
             parts.append(partial(_frames, word, Path(word).stem, every))
             count = None
         else:
@@ -82,27 +85,75 @@ def picture_paths(folder: Path) -> list[Path]:
 
 
 def _files(word: str) -> list[Source]:
-    path = Path(word).expanduser()
-    if path.is_file():
+    path = there_or_from_home(word, SourceError)
+    if os.path.isfile(path):  # not path.is_file(): for a name that is too long it raises an OSError
         return [_file(path, path.stem)]
-    if path.is_dir():
-        return [_file(p, str(p.relative_to(path).with_suffix(""))) for p in picture_paths(path)]
+    if os.path.isdir(path):
+        return _below(path, picture_paths(path))
     if glob.has_magic(word):
-        matched = sorted(Path(p) for p in glob.glob(str(path), recursive=True))
-        found = [s for p in matched for s in ([_file(p, p.stem)] if p.is_file() else [])]
+        found = _matching(str(path))
         if not found:
             raise SourceError(f"{word}: no file matches.")
         return found
     raise SourceError(f"{word}: no such file or folder.")
 
 
+def _matching(pattern: str) -> list[Source]:
+    """The files that a glob matches and the pictures in the folders that it matches, each once."""
+    found: dict[tuple[str, str], Source] = {}  # by real folder and name
+    for path in sorted(Path(p) for p in _globbed(pattern)):
+        for source in [_file(path, path.stem)] if path.is_file() else _below(path, _pictures(path)):
+            folder, name = os.path.split(source.name)
+            found.setdefault((os.path.realpath(folder), name), source)
+    return list(found.values())
+
+
+def _globbed(pattern: str) -> list[str]:
+    """As glob.glob, but ``**`` looks into each real folder once: Python's own does not end where links lead in circles."""
+    parts = Path(pattern).parts
+    if "**" not in parts:
+        return glob.glob(pattern)
+    at = parts.index("**")
+    starts = [Path(p) for p in glob.glob(str(Path(*parts[:at])))]
+    if at + 1 == len(parts):
+        return [str(start) for start in starts]  # which is searched to the bottom
+    places = [place for start in starts for place, _ in _folders(start)]
+    return [p for place in places for p in _globbed(os.path.join(glob.escape(str(place)), *parts[at + 1 :]))]
+
+
 def _pictures(folder: Path) -> list[Path]:
-    inside = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-    return sorted(p for p in inside if not any(part.startswith(".") for part in p.relative_to(folder).parts) and p.is_file())
+    """Picture files to the bottom, by name."""
+    inside = (place / f for place, files in _folders(folder) for f in files if not f.startswith("."))
+    return sorted(p for p in inside if p.suffix.lower() in SUFFIXES and p.is_file())
+
+
+def _folders(start: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Folders to the bottom with the names of their files, no hidden ones. Links are followed, each real folder comes once."""
+    seen: set[str] = set()
+    starts = [start]
+    for top in starts:  # grows: links come after all folders that really lie here, so that these keep their names
+        for place, folders, files in os.walk(top):
+            real = os.path.realpath(place)
+            folders[:] = sorted(f for f in folders if not f.startswith(".") and real not in seen)
+            if real not in seen:
+                seen.add(real)
+                starts += [link for f in folders if (link := Path(place, f)).is_symlink()]
+                yield Path(place), files
+
+
+def _below(folder: Path, paths: Iterable[Path]) -> list[Source]:
+    return [_file(p, str(p.relative_to(folder).with_suffix(""))) for p in paths]
 
 
 def _file(path: Path, stem: str) -> Source:
     return Source(str(path), stem, partial(pixels, path))
+
+
+def _standard_input() -> TextIO:
+    """Names in any encoding can be read from it."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    return sys.stdin
 
 
 def _listed(stream: TextIO) -> Iterator[Source]:

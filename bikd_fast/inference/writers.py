@@ -45,7 +45,7 @@ class Writers:
     Args:
         folder: made if missing; files of the same names are replaced.
         kinds: some of csv, json, heatmaps, masks, polygons.
-        thresholds: (threshold of a score, of a pixel), NaN for none.
+        thresholds: (threshold of a score, of a pixel), NaN for none; without the second no masks, and regions null.
         colours: (low, high) of the heat maps; None takes them from the first picture.
         about: goes into scores.json as it is.
 
@@ -63,14 +63,17 @@ class Writers:
     ) -> None:
         self.folder, self.kinds, self.colours = folder, set(kinds), colours
         self.threshold, self.pixel_threshold = thresholds
+        if math.isnan(self.pixel_threshold):
+            self.kinds.discard("masks")
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="write")
         self._room = threading.Semaphore(WAITING)
         self._pending: list[Future[None]] = []
         self._drawing: Future[dict[str, Any]] | None = None
+        text: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}  # of names that are not UTF-8; valid JSON too
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._csv = (folder / "scores.csv").open("w", newline="", encoding="utf-8") if "csv" in self.kinds else None
-            self._json = (folder / ".scores.json.part").open("w", encoding="utf-8") if self._wants_json else None
+            self._csv = (folder / "scores.csv").open("w", newline="", **text) if "csv" in self.kinds else None
+            self._json = (folder / ".scores.json.part").open("w", **text) if self._wants_json else None
         except OSError as error:
             raise OutputError(f"{folder}: cannot be written to ({error.strerror}). Give another folder with --output.") from error
         self._rows = csv.writer(self._csv) if self._csv else None

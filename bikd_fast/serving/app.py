@@ -71,7 +71,7 @@ class Answer(BaseModel):
     label: Literal["anomalous", "normal", "unknown"]
     width: int
     height: int
-    regions: list[Region] = Field(description="the highest peak first")
+    regions: list[Region] | None = Field(description="the highest peak first; null where the detector has no threshold of a pixel")
     heatmap: str | None = Field(default=None, description="data URL of a JPEG, if asked for")
 
 

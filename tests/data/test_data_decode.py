@@ -2,13 +2,30 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+import tifffile
+from PIL import Image, TiffImagePlugin
 
 from bikd_fast.data import DataError, decode_image, decode_mask, picture_size
+
+TURNS = {  # by EXIF orientation, what makes the stored picture upright
+    1: lambda x: x,
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: np.rot90(x, -1),
+    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
+    8: lambda x: np.rot90(x),
+}
 
 
 def saved(path, picture, **options):
     picture.save(path, **options)
+    return path
+
+
+def saved_rgb16(path, value):
+    tifffile.imwrite(path, np.full((3, 2, 3), value, np.uint16), photometric="rgb")
     return path
 
 
@@ -71,6 +88,33 @@ def test_twelve_bits_in_sixteen_warn(tmp_path):
         decode_image(path)
 
 
+@pytest.mark.parametrize(("colour", "values"), [(2, (3, 300, 4000)), (4, (4000, 65535)), (6, (4000, 3, 3, 65535))])
+def test_twelve_bits_of_colour_in_sixteen_warn(tmp_path, raw_png, colour, values):
+    (tmp_path / "dark.png").write_bytes(raw_png(1, 1, 16, colour, b"\0" + np.array(values, ">u2").tobytes()))
+    with pytest.warns(UserWarning, match=r"dark\.png.*3840"):
+        assert decode_image(tmp_path / "dark.png").max() == 15
+
+
+def test_twelve_bits_of_tiff_colour_in_sixteen_warn(tmp_path):
+    path = saved_rgb16(tmp_path / "dark.tif", 4000)
+    with pytest.warns(UserWarning, match=r"dark\.tif.*3840"):
+        assert (decode_image(path) == 15).all()
+
+
+def test_full_sixteen_bits_of_colour_do_not_warn(tmp_path, recwarn):
+    assert (decode_image(saved_rgb16(tmp_path / "bright.tif", 0x8012)) == 0x80).all() and not recwarn.list
+
+
+@pytest.mark.parametrize(("white", "values"), [(65535, [0, 32896, 65535]), (1.0, [0, 0.5, 1])])
+def test_a_deep_gray_tiff_whose_zero_is_white(tmp_path, white, values):
+    stored = white - np.array([values], np.uint16 if white == 65535 else np.float32)
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[262] = 0
+    path = saved(tmp_path / "w.tif", Image.fromarray(stored), tiffinfo=tags)
+    assert decode_image(path)[0, :, 0].tolist() == [0, 128, 255]
+    assert decode_mask(path, (1, 3)).tolist() == [[False, True, True]]
+
+
 def test_float_pictures(tmp_path):
     path = saved(tmp_path / "f.tif", Image.fromarray(np.array([[0, 0.5, 1]], np.float32)))
     assert decode_image(path)[0, :, 0].tolist() == [0, 128, 255]
@@ -96,6 +140,24 @@ def test_exif_orientation(tmp_path, orientation, corner):
     row = 2 if "top" in corner else -3
     column = 2 if "left" in corner else -3
     assert rgb[row, column, 0] > 200 and rgb[..., 0].mean() < 100
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
+@pytest.mark.parametrize(("mode", "planes"), [("L", 1), ("I;16", 1), ("RGB", 3), ("RGBA", 4)])
+def test_tiff_orientation(tmp_path, put_mask, mode, planes, compression):
+    values = np.random.default_rng(0).integers(0, 255, (5, 8, planes), dtype=np.uint8)
+    values[..., 3:] = 255
+    stored = values.astype(np.uint16) * 257 if mode == "I;16" else values
+    for orientation, turn in TURNS.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        name = tmp_path / f"{orientation}.tif"
+        path = saved(name, Image.fromarray(stored.squeeze()), exif=exif, compression=compression)
+        upright = turn(values[..., :3])
+        assert np.array_equal(decode_image(path), np.broadcast_to(upright, (*upright.shape[:2], 3))), orientation
+        assert picture_size(path) == upright.shape[:2]
+        height, width = picture_size(path)
+        assert decode_mask(put_mask("upright.png", (width, height)), picture_size(path)).shape == upright.shape[:2]
 
 
 def test_decoded_array_is_ours_to_write(tmp_path):
@@ -148,6 +210,13 @@ def test_masks_of_all_sorts(tmp_path):
     assert decode_mask(saved(tmp_path / "p.png", palette), (1, 4)).tolist() == expected
     clear = Image.new("RGBA", (4, 1), (255, 255, 255, 0))
     assert not decode_mask(saved(tmp_path / "t.png", clear), (1, 4)).any()
+
+
+@pytest.mark.parametrize(("colour", "values"), [(2, (1, 1, 1)), (4, (2, 65535))])
+def test_a_mask_whose_low_bytes_cannot_be_read_is_refused(tmp_path, raw_png, colour, values):
+    (tmp_path / "m.png").write_bytes(raw_png(1, 1, 16, colour, b"\0" + np.array(values, ">u2").tobytes()))
+    with pytest.raises(DataError, match=r"m\.png: the mask has 16-bit colour.*16-bit gray"):
+        decode_mask(tmp_path / "m.png", None)
 
 
 def test_jpeg_mask_is_cut_at_half(tmp_path):

@@ -1,5 +1,6 @@
 """Samples become tensors in order; bad ones are told or counted; the mapped cache serves what decoding would."""
 
+import hashlib
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from torchvision.transforms.v2 import functional as F
 
 import bikd_fast.data.load as load
 from bikd_fast.data import DataError, Sample, decode_image, load_images, load_masks
+from bikd_fast.data.cache import identity
 
 
 @pytest.fixture
@@ -172,3 +174,13 @@ def test_two_at_once_decode_once(samples, tmp_path, monkeypatch):
     assert torch.equal(*both) and values(both[0]) == [0, 10, 20, 30, 40, 50]
     assert sorted(decoded) == sorted(s.path for s in samples)
     assert len(cache_files(tmp_path / "cache")) == 2
+
+
+def test_names_that_are_not_utf8(put, tmp_path):
+    raw = [b"\xff.png", "\u00fc.png".encode()]
+    samples = [Sample(put(os.fsdecode(name))) for name in raw]
+    images, _, _ = load_images(samples, 8, memory_limit=0, cache_dir=tmp_path / "cache")
+    assert len(images) == 2 and len(list((tmp_path / "cache").glob("pictures-*.npy"))) == 1
+    sizes = [sample.path.stat().st_size for sample in samples]
+    said = b"".join(b"%s %d\n" % pair for pair in zip(raw, sizes)) + b"".join(s.path.read_bytes() for s in samples)
+    assert identity(samples) == hashlib.sha256(said).hexdigest()[:24]

@@ -79,6 +79,8 @@ def test_wrong_arguments(tmp_path):
         open_dataset("coco", tmp_path, ["all"])
     with pytest.raises(DataError, match=r"nowhere: no such folder"):
         open_dataset("mvtec", tmp_path / "nowhere", ["all"])
+    with pytest.raises(DataError, match=r"~no-such-user/set: no such home folder"):
+        open_dataset("mvtec", "~no-such-user/set", ["all"])
     with pytest.raises(DataError, match=r"btad needs a folder.*--data\.root"):
         open_dataset("btad", None, ["all"])
 

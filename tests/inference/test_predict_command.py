@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,9 +88,54 @@ def test_standard_input_globs_and_equal_names(pictures, tmp_path):
     assert sorted(stems) == sorted(set(stems)) and len(stems) == 3  # no output overwrites another
 
 
+def test_a_name_that_starts_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    for name in ("~draft.png", "home/a.png"):
+        Image.fromarray(make_picture(0)).save(name)
+    assert [s.name for s in expand(["~draft.png", "~/a.png"]).sources] == ["~draft.png", str(tmp_path / "home/a.png")]
+
+
+def test_names_that_are_not_utf8(run, pictures, tmp_path, monkeypatch, capsys):
+    name = tmp_path / os.fsdecode(b"\xff.png")
+    name.write_bytes((pictures / "a/0.png").read_bytes())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(os.fsencode(name) + b"\n"), encoding="utf-8"))
+    words = [str(run / "dots"), "-", str(name), "--write", "all", "--output", str(tmp_path / "out")]
+    assert guarded(lambda: predict.main(words)) == 0
+    assert capsys.readouterr().out.count(r"\udcff.png") == 2
+    assert [r["path"] for r in rows(tmp_path / "out")] == [rf"{tmp_path}/\udcff.png"] * 2
+    entries = json.loads((tmp_path / "out/scores.json").read_text())["pictures"]
+    assert [e["path"] for e in entries] == [str(name)] * 2 and all((tmp_path / "out" / e["mask"]).is_file() for e in entries)
+
+
+def test_links_are_followed_and_globs_match_folders(tmp_path):
+    good, other = tmp_path / "good", tmp_path / "other"
+    for path in (good / "day/0.png", good / "day/.hidden/h.png", good / "1.png", other / "2.png"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(make_picture(0)).save(path)
+    for name, target in (("a loop", good), ("a twin", good / "day"), ("link", other), ("link.png", good / "1.png")):
+        (good / name).symlink_to(target)
+    (other / "back").symlink_to(good)
+    (good / "gone.png").symlink_to(good / "nothing")
+    names = [Path("1.png"), Path("day/0.png"), Path("link/2.png"), Path("link.png")]
+    assert [s.name for s in expand([str(good)]).sources] == [str(good / name) for name in sorted(names)]
+    for pattern in (f"{good}/*", f"{good}/**", f"{good}/**/*.png", f"{tmp_path}/**/*.png", f"{tmp_path}/g*"):
+        found = expand([pattern])
+        names = [Path(s.name) for s in found.sources]
+        assert found.count == 4 and {name.name for name in names} == {"1.png", "0.png", "2.png", "link.png"}
+
+
 @pytest.mark.parametrize(
     "words, message",
-    [(["nowhere"], "nowhere: no such file"), (["*.nothing"], "no file matches"), (["EMPTY"], "no pictures in this folder")],
+    [
+        (["nowhere"], "nowhere: no such file"),
+        (["*.nothing"], "no file matches"),
+        (["EMPTY"], "no pictures in this folder"),
+        (["~no-such-user/a.png"], r"~no-such-user/a\.png: no such home folder"),
+        (["x" * 300 + ".png"], "xx.png: no such file"),
+        (["x" * 300 + ".mp4"], "xx.mp4: no such file"),
+    ],
 )
 def test_inputs_that_are_not_there(words, message, tmp_path):
     with pytest.raises(SourceError, match=message):
@@ -129,9 +176,10 @@ def test_a_detector_without_threshold_says_unknown(pictures, tmp_path, capsys):
     assert predict.main(arguments) == 0
     assert {r["label"] for r in rows(tmp_path / "out")} == {"unknown"}
     entry = json.loads((tmp_path / "out/scores.json").read_text())
-    assert entry["threshold"] is None and entry["pictures"][0]["regions"] == []
-    assert not np.asarray(Image.open(tmp_path / "out/masks/0.png")).any()
-    assert "no verdicts: made up for a test." in capsys.readouterr().err
+    assert entry["threshold"] is None and entry["pictures"][0]["regions"] is None
+    assert "mask" not in entry["pictures"][0] and not (tmp_path / "out/masks").exists()
+    err = capsys.readouterr().err
+    assert "no verdicts: made up for a test." in err and err.count("no masks and no regions") == 1
 
 
 def test_tiles_find_what_the_detector_finds_in_parts(run, detector, tmp_path):

@@ -51,4 +51,4 @@ def test_a_region_at_the_edge_reaches_the_edge():
 def test_diagonal_neighbours_are_one_region_and_nothing_is_nothing():
     anomaly = np.eye(10, dtype=np.float32)
     assert len(regions(anomaly, 1.0, 10, 10)) == 1  # at the threshold counts as above it
-    assert regions(anomaly, 1.5, 10, 10) == [] and regions(anomaly, float("nan"), 10, 10) == []
+    assert regions(anomaly, 1.5, 10, 10) == [] and regions(anomaly, float("nan"), 10, 10) is None

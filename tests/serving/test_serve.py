@@ -88,6 +88,12 @@ def test_answers_are_the_detectors(port, detector):
     assert head == "data:image/jpeg;base64" and Image.open(io.BytesIO(base64.b64decode(data))).size == (100, 80)
 
 
+def test_without_a_threshold_nothing_is_said_to_be_normal():
+    with serving(create_app(make_detector(), limits=LIMITS)) as port:
+        status, found, _ = ask(port, body=file_of(make_picture(1)), headers=PNG)
+    assert status == 200 and found["label"] == "unknown" and found["threshold"] is None and found["regions"] is None
+
+
 def png_header(width, height):
     """A valid PNG of width x height in name, with hardly a pixel in it."""
 

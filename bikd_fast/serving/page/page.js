@@ -43,8 +43,9 @@ function fill(made, found) {
     made.querySelector(".bar").style.width = `${Math.max(0, (100 * found.score) / end)}%`;
     made.querySelector(".mark").style.left = `${(100 * limit) / end}%`;
   }
-  const count = found.regions.length;
-  made.querySelector(".regions").textContent = count ? `${count} marked region${count > 1 ? "s" : ""}` : "no marked region";
+  const count = found.regions?.length;
+  const marked = count ? `${count} marked region${count > 1 ? "s" : ""}` : "no marked region";
+  made.querySelector(".regions").textContent = found.regions ? marked : "regions unknown";
 }
 
 async function all(files) {
