@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from bikd_fast.config import RunConfig
+from bikd_fast.config import ConfigError, RunConfig
 from bikd_fast.errors import guarded
 
 __all__ = ["guarded", "join_lists", "load_run", "parse_run", "run_config", "run_parser"]
@@ -43,7 +43,10 @@ def load_run(path: Path) -> RunConfig:
 
 
 def run_config(parser: ArgumentParser, parsed) -> RunConfig:
-    values = parser.instantiate(parsed) if hasattr(parser, "instantiate") else parser.instantiate_classes(parsed)
+    try:
+        values = parser.instantiate(parsed) if hasattr(parser, "instantiate") else parser.instantiate_classes(parsed)
+    except ValueError as error:  # the simulation looks at its values as it is made
+        raise ConfigError(f"{error}.") from error
     fields = RunConfig.__dataclass_fields__
     return RunConfig(**{name: values[name] for name in fields})
 
