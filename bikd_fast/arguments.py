@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from bikd_fast.config import RunConfig
+from bikd_fast.config import ConfigError, RunConfig
 from bikd_fast.errors import guarded
 
 __all__ = ["guarded", "join_lists", "load_run", "parse_run", "run_config", "run_parser"]
@@ -28,8 +28,7 @@ def run_parser(program: str, description: str) -> ArgumentParser:
 
 def parse_run(parser: ArgumentParser, arguments: Sequence[str] | None = None) -> RunConfig:
     """Command line -> RunConfig. ``--data.category brick grass`` is accepted as well as ``[brick, grass]``."""
-    parsed = parser.parse_args(join_lists(sys.argv[1:] if arguments is None else arguments))
-    return run_config(parser, parsed)
+    return run_config(parser, _parsed(parser, join_lists(sys.argv[1:] if arguments is None else arguments)))
 
 
 def load_run(path: Path) -> RunConfig:
@@ -37,13 +36,27 @@ def load_run(path: Path) -> RunConfig:
 
     Raises:
         SystemExit: the file holds a key or a value that no setting has; the message names it.
+        ConfigError: it is no text.
     """
     parser = run_parser("bikd", "")
-    return run_config(parser, parser.parse_args(["--config", str(path)]))
+    return run_config(parser, _parsed(parser, ["--config", str(path)]))
+
+
+def _parsed(parser: ArgumentParser, words: list[str]):
+    try:
+        return parser.parse_args(words)
+    except UnicodeDecodeError as error:  # jsonargparse tells of every other fault by itself
+        pairs = zip(["", *words], words)
+        files = [w.removeprefix("--config=") for before, w in pairs if before == "--config" or w.startswith("--config=")]
+        what = f"config: {', '.join(files)}: no text in UTF-8 ({error})"
+        raise ConfigError(f"{what}. Restore a copy, or save it as UTF-8.") from error
 
 
 def run_config(parser: ArgumentParser, parsed) -> RunConfig:
-    values = parser.instantiate(parsed) if hasattr(parser, "instantiate") else parser.instantiate_classes(parsed)
+    try:
+        values = parser.instantiate(parsed) if hasattr(parser, "instantiate") else parser.instantiate_classes(parsed)
+    except ValueError as error:  # the simulation looks at its values as it is made
+        raise ConfigError(f"{error}.") from error
     fields = RunConfig.__dataclass_fields__
     return RunConfig(**{name: values[name] for name in fields})
 

@@ -81,6 +81,7 @@ def searcher(kind: str, space: Space, first: list[dict[str, Any]], seed: int, la
     Raises:
         ImportError: optuna is not installed.
     """
+    seed %= 2**32  # the greatest that numpy takes is below
     if kind == "random":
         return BasicVariantGenerator(points_to_evaluate=first, max_concurrent=at_once, random_state=seed)
     import optuna

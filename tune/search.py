@@ -12,7 +12,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a script, its folder is there, not the one above
 
 from bikd_fast.arguments import guarded, parse_run, run_parser
-from bikd_fast.config import ConfigError, RunConfig, check
+from bikd_fast.config import ConfigError, RunConfig
+from bikd_fast.config_checks import check
 from bikd_fast.homes import there_or_from_home
 from tune import space as spaces
 from tune.state import STATE, Options, kept

@@ -45,7 +45,7 @@ SPACE: Space = {
     "objective.margin": Range(0.2, 1.0, why="1 - cos of unrelated features is about 1: no more can be asked for"),
     "model.bound": Range(0.1, 0.9, why="below 0.1 the teacher cannot move, at 1 it may erase a feature"),
     "training.lr_student": Range(3e-4, 3e-3, log=True, why="a factor of three about AdamW's usual 1e-3 on a few hundred steps"),
-    TEACHER_RATE: Range(0.01, 0.1, log=True, why="a tenth is the most that the anchor holds (config.check)"),
+    TEACHER_RATE: Range(0.01, 0.1, log=True, why="a tenth is the most that the anchor holds (config_checks.py)"),
     "simulation.scale": Range(0.5, 2.0, log=True, why="half to twice the size of every defect"),
     "simulation.coverage.1": Range(0.04, 0.25, log=True, why="greatest area; a quarter of the picture is hardly a defect"),
     "simulation.opacity.0": Range(0.05, 0.5, why="faintest defects: from barely visible to plain"),

@@ -17,13 +17,23 @@ _COLUMNS = ("object", "split", "label", "image", "mask")
 def find_visa(root: Path) -> dict[str, Rows]:
     """The rows of every category of VisA by its name, in the order of the CSV file.
 
-    Raises DataError if the file is missing or lacks a column."""
+    Raises DataError if the file is missing, is no table, or lacks a column, in its head or in a row."""
     table = root / SPLIT
     if not table.is_file():
         raise DataError(
             f"{table}: no such file. Point data.root at VisA's folder (the one that holds candle, pcb1, ...) and put "
             "the split file there; it comes with VisA's code (amazon-science/spot-diff)."
         )
+    try:
+        found = _rows(table)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{table}: not a readable table in UTF-8 ({error}). Restore the file from VisA's code.") from error
+    if not found:
+        raise DataError(f"{table}: no rows in it. Restore the file from VisA's code.")
+    return found
+
+
+def _rows(table: Path) -> dict[str, Rows]:
     found: dict[str, Rows] = {}
     with table.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
@@ -32,9 +42,11 @@ def find_visa(root: Path) -> dict[str, Rows]:
         if missing:
             raise DataError(f"{table}: no column {', '.join(missing)}; it has: {', '.join(columns)}. Restore the file.")
         for row in reader:
-            found.setdefault(row["object"], []).append((f"{table} line {reader.line_num}", row))
-    if not found:
-        raise DataError(f"{table}: no rows in it. Restore the file from VisA's code.")
+            where = f"{table} line {reader.line_num}"
+            empty = [c for c in _COLUMNS if c != "mask" and not row[c]]
+            if empty:
+                raise DataError(f"{where}: no {', '.join(empty)} in this row. Complete it, or take that line out.")
+            found.setdefault(row["object"], []).append((where, row))
     return found
 
 

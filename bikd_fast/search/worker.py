@@ -13,7 +13,8 @@ from typing import Any
 
 from ray import tune
 
-from bikd_fast.config import ConfigError, RunConfig, check
+from bikd_fast.config import ConfigError, RunConfig
+from bikd_fast.config_checks import check
 from bikd_fast.search.group import advance
 from bikd_fast.search.settings import apply
 from bikd_fast.search.trial import Rung, Trial, make, plan_of

@@ -4,6 +4,7 @@ A share of 0 leaves its kind or source out; photometric and nuisance of 0, foreg
 opacity, coverage, scale and feather are above 0: every defect has them.
 """
 
+import math
 from dataclasses import dataclass, field, fields
 
 
@@ -67,5 +68,5 @@ class SimulationConfig:
                 raise ValueError(f"simulation.{name} must lie in 0..4, got {getattr(self, name)}")
         for name in ("kinds", "sources"):
             shares = {f.name: getattr(getattr(self, name), f.name) for f in fields(getattr(self, name))}
-            if min(shares.values()) < 0 or sum(shares.values()) <= 0:
+            if not (all(0 <= share < math.inf for share in shares.values()) and sum(shares.values()) > 0):
                 raise ValueError(f"simulation.{name} must be shares >= 0, at least one above 0, got {shares}")

@@ -46,12 +46,10 @@ def factory(user: dict[str, Any], rate: float, stage: int) -> Factory | None:
 
 def _checked(kind: str, build: Callable[..., torch.optim.Optimizer], params: dict[str, Any], rate: float) -> Factory:
     params = {**params, "lr": rate}
-    if "betas" in params:
-        params["betas"] = tuple(params["betas"])
 
     def make(groups: Any) -> torch.optim.Optimizer:
         try:
-            return build(groups, **params)
+            return build(groups, **params | ({"betas": tuple(params["betas"])} if "betas" in params else {}))
         except TypeError as error:
             raise ConfigError(f"deepspeed_config: optimizer {kind}: {error}.") from error
 

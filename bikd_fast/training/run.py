@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from bikd_fast.config import ConfigError, RunConfig, check
+from bikd_fast.config import ConfigError, RunConfig
+from bikd_fast.config_checks import check
 from bikd_fast.data import Category, Sample, good_pictures, load_images, open_dataset
 from bikd_fast.data.cache import identity
 from bikd_fast.data.cache_folder import cache_folder

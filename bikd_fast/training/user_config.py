@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ from typing import Any
 from bikd_fast.config import ConfigError, TrainingConfig
 
 _LOW = ("fp16", "bf16")
+_OBJECTS = ("optimizer", "scheduler", "zero_optimization", "torch_autocast", *_LOW)  # what bikd_fast looks into
 
 
 def read(path: str | None) -> dict[str, Any]:
     """The user's DeepSpeed JSON; {} without one.
 
     Raises:
-        ConfigError: no such file, or not a JSON object.
+        ConfigError: no such file, not a JSON object, or a part that bikd_fast reads is of another kind.
     """
     if path is None:
         return {}
@@ -24,10 +26,34 @@ def read(path: str | None) -> dict[str, Any]:
         found = json.loads(Path(path).read_text())
     except FileNotFoundError as error:
         raise ConfigError(f"deepspeed_config: no file {path}.") from error
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"deepspeed_config: {path} is not JSON ({error}).") from error
+    except OSError as error:
+        raise ConfigError(f"deepspeed_config: {path} cannot be read ({error.strerror}). Give a JSON file.") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"deepspeed_config: {path} is not JSON in UTF-8 ({error}).") from error
     if not isinstance(found, dict):
         raise ConfigError(f"deepspeed_config: {path} holds no JSON object.")
+    _look_into(found)
+    return found
+
+
+def _look_into(user: dict[str, Any]) -> None:
+    parts = {key: user[key] for key in _OBJECTS if key in user}
+    parts |= {f"{key}.params": parts[key]["params"] for key in ("optimizer", "scheduler") if "params" in _object(parts, key)}
+    for key in parts:
+        _object(parts, key)
+    for key in ("lr", "weight_decay"):
+        value = parts.get("optimizer.params", {}).get(key)
+        if value is not None and (type(value) not in (int, float) or not 0 <= value < math.inf):
+            raise ConfigError(f"deepspeed_config: optimizer.params.{key}: {value!r} is not a number of at least 0.")
+    stage = parts.get("zero_optimization", {}).get("stage", 0)
+    if type(stage) is not int or stage not in range(4):
+        raise ConfigError(f"deepspeed_config: zero_optimization.stage: {stage!r} is not 0, 1, 2 or 3.")
+
+
+def _object(parts: dict[str, Any], key: str) -> dict[str, Any]:
+    found = parts.get(key, {})
+    if not isinstance(found, dict):
+        raise ConfigError(f"deepspeed_config: {key}: {found!r} is not a JSON object {{...}}.")
     return found
 
 
@@ -40,7 +66,7 @@ def settle(training: TrainingConfig, user: dict[str, Any], world: int) -> Traini
         ConfigError: two settings that contradict each other; the message names both keys.
     """
     for key in ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"):
-        if key in user and (not isinstance(user[key], int) or user[key] < 1):
+        if key in user and (type(user[key]) is not int or user[key] < 1):
             raise ConfigError(f"deepspeed_config: {key}: {user[key]!r} is not a positive whole number.")
     batch, accumulation = _batch(training, user, world)
     training = _take(training, "batch_size", batch, _batch_key(user))
@@ -53,14 +79,11 @@ def settle(training: TrainingConfig, user: dict[str, Any], world: int) -> Traini
             f"micro-batches (training.accumulation); take {max(1, round(training.batch_size / step)) * step}."
         )
     optimizer = user.get("optimizer", {}).get("params", {})
-    if "lr" in optimizer:
-        ratio = training.lr_teacher / training.lr_student
-        training = _take(training, "lr_student", optimizer["lr"], "optimizer.params.lr")
-        if training.lr_teacher == _default("lr_teacher"):
-            training = replace(training, lr_teacher=training.lr_student * ratio)
-    if "weight_decay" in optimizer:
-        training = _take(training, "weight_decay", optimizer["weight_decay"], "optimizer.params.weight_decay")
-    return _precision(training, user)
+    taken = _take(training, "lr_student", optimizer.get("lr"), "optimizer.params.lr")
+    if taken is not training and training.lr_teacher == _default("lr_teacher"):
+        taken = replace(taken, lr_teacher=taken.lr_student * (training.lr_teacher / training.lr_student))
+    taken = _take(taken, "weight_decay", optimizer.get("weight_decay"), "optimizer.params.weight_decay")
+    return _precision(taken, user)
 
 
 def _batch(training: TrainingConfig, user: dict[str, Any], world: int) -> tuple[int | None, int | None]:

@@ -12,7 +12,8 @@ import evidence
 import evidence_page
 import runs
 
-from bikd_fast.config import check, to_dict
+from bikd_fast.config import to_dict
+from bikd_fast.config_checks import check
 from bikd_fast.report.contents import flat
 
 JOB = runs.Job(12.5, 900, 0.4)

@@ -132,10 +132,12 @@ def test_visa(visa):
         ("candle,test,anomaly", "candle,train,anomaly", "line 4: an anomaly to train on"),
         ("candle,test,anomaly", "candle,test,broken", "line 4: split 'test', label 'broken'"),
         ("candle,train", "candle,test", "no training picture of candle"),
+        (",candle/Data/Images/Normal/0.JPG,", "", "line 2: no image in this row"),
+        ("candle,train", "cand\udce9,train", "1cls.csv: not a readable table in UTF-8"),
     ],
 )
 def test_visa_table_errors(visa, before, after, said):
-    (visa / "split_csv/1cls.csv").write_text(VISA.replace(before, after))
+    (visa / "split_csv/1cls.csv").write_text(VISA.replace(before, after), errors="surrogateescape")
     with pytest.raises(DataError, match=said):
         open_dataset("visa", visa, ["candle"])
 

@@ -10,11 +10,13 @@ from PIL import Image
 from tiny_detector import make_picture
 
 from bikd_fast import evaluate as command
-from bikd_fast.config import DataConfig
+from bikd_fast.arguments import parse_run, run_parser
+from bikd_fast.config import ConfigError, DataConfig
 from bikd_fast.data import Category, DataError, Sample
 from bikd_fast.data.cache import scratch
 from bikd_fast.inference import evaluation
 from bikd_fast.inference.evaluation import evaluate_category
+from bikd_fast.inference.run import evaluate_run
 
 
 @pytest.fixture
@@ -48,6 +50,14 @@ def test_the_command_passes_it_on(monkeypatch):
     monkeypatch.setattr("bikd_fast.inference.run.evaluate_run", lambda run, **options: asked.update(options, run=run))
     assert command.main(["runs/x", "--aupimo", "--no-report"]) == 0
     assert asked == {"run": Path("runs/x"), "report": False, "aupimo": True}
+
+
+def test_settings_that_are_no_text_name_their_file(tmp_path):
+    (tmp_path / "config.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=rf"{tmp_path}/config\.yaml: no text in UTF-8"):
+        evaluate_run(tmp_path)
+    with pytest.raises(ConfigError, match=rf"config: {tmp_path}/config\.yaml: no text"):
+        parse_run(run_parser("test", ""), ["--seed", "1", f"--config={tmp_path}/config.yaml"])
 
 
 def test_a_test_set_larger_than_memory_is_measured_to_the_same_bit(detector, category, tmp_path, monkeypatch):

@@ -8,12 +8,14 @@ import torch
 from safetensors.torch import load_file
 from tiny import interrupted, one_category
 
-from bikd_fast.config import ConfigError
+from bikd_fast.config import ConfigError, MapConfig, RunConfig, TrainingConfig
+from bikd_fast.config_checks import check
 from bikd_fast.data import Sample
 from bikd_fast.data.cache import identity
 from bikd_fast.training import distributed
 from bikd_fast.training.folder import DONE, fingerprint, finish
 from bikd_fast.training.run import foreign_textures, split, train
+from bikd_fast.training.sampling import Sampler
 
 
 @pytest.fixture(scope="module")
@@ -135,9 +137,22 @@ def test_held_out_pictures_are_never_trained_on(share):
     [
         ("training.steps", "0"), ("objective.beta", "1.5"), ("data.image_size", "100"), ("training.lr_teacher", "0.1"),
         ("model.bound", "2"), ("model.bound", "1.0"), ("map.false_alarms", "0"), ("data.root", "null"),
-        ("training.log_every", "0"), ("model.strides", "[4, 4]"),
+        ("training.log_every", "0"), ("model.strides", "[4, 4]"), ("training.warmup", "-1"), ("training.warmup", "2"),
+        ("training.weight_decay", "-1"), ("objective.segmentation", "-1"), ("objective.forward_corrupt", "-1"),
+        ("training.forward_only", "-0.05"), ("training.lr_student", "-1"), ("training.lr_student", ".nan"),
+        ("training.checkpoint_seconds", "-1"), ("training.max_bad_steps", "-1"), ("map.sigma", "-1"), ("map.sigma", ".inf"),
+        ("seed", "99999999999999999999999"), ("simulation.nuisance", "5"), ("simulation.kinds", "{hole: -1}"),
     ],
 )  # fmt: skip
 def test_impossible_settings_name_their_key(tiny_mvtec, tmp_path, ranks, key, value):
     with pytest.raises(ConfigError, match=key.replace(".", r"\.")):
         train(settings(tiny_mvtec, tmp_path, f"--{key}", value), ranks)
+
+
+def test_settings_at_the_ends_of_what_works_are_taken():
+    shares = {"warmup": 1.0, "forward_only": 1.0, "ramp": 0.0, "teacher_frozen": 0.0}
+    still = {"lr_student": 0.0, "lr_teacher": 0.0, "weight_decay": 0.0, "checkpoint_seconds": 0.0}
+    for seed in (-(2**42), 2**42):
+        check(RunConfig(seed=seed, training=TrainingConfig(**shares, **still), map=MapConfig(sigma=0.0)))
+        batch = Sampler(5, 4, seed).batches(10**6)[0]
+        assert len(batch.index.unique()) == len(batch.keys.unique()) == 4

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from tiny import TINY, interrupted
 
 from bikd_fast.arguments import parse_run, run_parser
-from bikd_fast.config import ConfigError, check
+from bikd_fast.config import ConfigError
+from bikd_fast.config_checks import check
 from bikd_fast.inference.run import evaluate_run
 from bikd_fast.models.detector import Detector
 from bikd_fast.training import distributed

@@ -74,6 +74,42 @@ def test_contradictions_name_both_keys(user, training, keys):
     assert all(key in str(caught.value) for key in keys), caught.value
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"optimizer": 3}', "optimizer: 3 is not a JSON object"),
+        ('{"optimizer": {"params": null}}', r"optimizer\.params: None is not a JSON object"),
+        ('{"bf16": true}', "bf16: True is not a JSON object"),
+        ('{"optimizer": {"params": {"lr": "0.1"}}}', r"optimizer\.params\.lr: '0\.1' is not a number"),
+        ('{"optimizer": {"params": {"weight_decay": -1}}}', r"weight_decay: -1 is not a number of at least 0"),
+        ('{"zero_optimization": {"stage": "two"}}', r"zero_optimization\.stage: 'two' is not 0, 1, 2 or 3"),
+        ('{"train_batch_size": true}', "train_batch_size: True is not a positive whole number"),
+        ("[]", "no JSON object"),
+        ("{}".encode("utf-16"), "is not JSON in UTF-8"),
+        (None, r"cannot be read \(Is a directory\)"),
+    ],
+)
+def test_a_json_of_another_kind_is_told(tmp_path, content, said):
+    file = tmp_path / "ds.json"
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(ConfigError, match=f"deepspeed_config: .*{said}"):
+        settled(user_config.read(str(file)))
+
+
+def test_betas_that_are_none_are_told():
+    make = optimizers.factory({"optimizer": {"type": "AdamW", "params": {"betas": 3}}}, 1e-3, 0)
+    with pytest.raises(ConfigError, match="optimizer AdamW"):
+        make([{"params": [torch.nn.Parameter(torch.ones(1))]}])
+
+
+def test_a_rate_of_the_json_and_one_of_0_contradict_each_other():
+    with pytest.raises(ConfigError, match=r"training\.lr_student is 0\.0"):
+        settled({"optimizer": {"params": {"lr": 0.01}}}, lr_student=0.0, lr_teacher=0.0)
+
+
 def test_the_rate_of_the_json_keeps_the_teacher_at_its_share():
     done = settled({"optimizer": {"type": "AdamW", "params": {"lr": 0.01, "weight_decay": 0.5}}})
     assert done.lr_student == 0.01 and done.lr_teacher == pytest.approx(0.001) and done.weight_decay == 0.5

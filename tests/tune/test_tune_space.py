@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from bikd_fast.arguments import load_run
-from bikd_fast.config import ConfigError, RunConfig, check
+from bikd_fast.config import ConfigError, RunConfig
+from bikd_fast.config_checks import check
 from bikd_fast.search.settings import TEACHER_RATE, apply, plain, read
 from bikd_fast.search.trial import rungs
 from tune.schedule import clipped, scheduler
