@@ -9,14 +9,13 @@ import timm
 import torch
 import torch.nn.functional as F
 from timm.layers import Format
-from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from bikd_fast.models.lowered import note_activation
+from bikd_fast.models.folding import Pair, fold, watched
 from bikd_fast.models.weights import WeightsError, load_weights
 
 DEFAULT_STRIDES = (4, 8, 16)
+_TRIED = 128  # pictures whose sides differ by a multiple of this are alike to convolutions and windows: the smaller one is tried
 
 
 class Backbone(nn.Module):
@@ -31,7 +30,7 @@ class Backbone(nn.Module):
     Attributes:
         channels, strides: of the levels, finest first.
 
-    Batch normalisation is folded into the convolutions before it: the network never trains again, and on a CPU the folded
+    Batch normalisation is folded into the convolutions that it reads: the network never trains again, and on a CPU the folded
     form of efficientnet_lite0 takes two thirds of the time.
     """
 
@@ -53,6 +52,17 @@ class Backbone(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
         self.eval().requires_grad_(False)
+        self.pairs = self._tried(image_size)
+
+    def _tried(self, image_size: int) -> list[Pair]:
+        """One pass over a picture of zeros: which norms can be folded."""
+        config = timm.get_pretrained_cfg(self.name)
+        laid_out = len(set(self.strides)) == 1 or (config is not None and config.fixed_input_size)
+        side = image_size if laid_out else min(image_size, _TRIED + image_size % _TRIED)
+        _, pairs = watched(self, torch.zeros(1, 3, side, side))
+        self.net.train()  # timm's attentions keep biases computed in eval mode; training forgets them, before weights are loaded
+        self.eval()
+        return pairs
 
     def load(self, source: str) -> Backbone:
         """Load pretrained weights (see :func:`bikd_fast.models.weights.load_weights`) and fold the normalisation."""
@@ -60,8 +70,9 @@ class Backbone(nn.Module):
         return self.fold()
 
     def fold(self) -> Backbone:
-        """Fold every BatchNorm into the convolution before it; idempotent. Tensors' names change, so fold before saving."""
-        _fold_batchnorm(self.net)
+        """Fold every BatchNorm that reads a convolution into it; idempotent. Tensors' names change, so fold before saving."""
+        fold(self, self.pairs)
+        self.pairs = []
         self.requires_grad_(False)
         return self
 
@@ -130,17 +141,3 @@ def _create(name: str, strides: Sequence[int], image_size: int) -> nn.Module:
             f"model.teacher: {name} cannot read pictures of {image_size} pixels ({str(error).splitlines()[0]}); it was made for "
             f"{usual}. Set data.image_size to {usual}, or take another teacher."
         ) from error
-
-
-def _fold_batchnorm(module: nn.Module) -> None:
-    for child in module.children():
-        _fold_batchnorm(child)
-    names = list(module._modules)
-    for first, second in zip(names, names[1:]):
-        conv, norm = module._modules[first], module._modules[second]
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            fused = module._modules[first] = fuse_conv_bn_eval(conv, norm)
-            module._modules[second] = norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
-            if isinstance(norm, BatchNormAct2d):
-                note_activation(fused, norm.act, second)
-

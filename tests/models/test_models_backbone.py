@@ -18,8 +18,11 @@ def test_levels_have_the_strides_asked_for(name, channels):
     assert [tuple(f.shape) for f in levels] == [(1, c, 64 // s, 96 // s) for c, s in zip(channels, (4, 8, 16))]
 
 
-@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18"])
-def test_folding_keeps_the_function(name):
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [("tf_efficientnet_lite0", 0), ("resnet18", 0), ("repvit_m0_9", 20)],  # a sum of branches keeps its norm: one in each block
+)
+def test_folding_keeps_the_function(name, left):
     torch.manual_seed(0)
     backbone = Backbone(name)
     for module in backbone.modules():
@@ -30,9 +33,15 @@ def test_folding_keeps_the_function(name):
     x = torch.rand(2, 3, 64, 64)
     before = backbone(x)
     backbone.fold()
-    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in backbone.modules())
     for a, b in zip(before, backbone(x)):
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-3 * a.abs().max().item())
+    assert sum(isinstance(m, torch.nn.BatchNorm2d) for m in backbone.modules()) == left
+
+
+def test_what_attention_keeps_of_its_weights_is_forgotten_before_they_are_loaded():
+    backbone = Backbone("levit_128s", strides=(16, 32), image_size=64)
+    kept = [m.attention_bias_cache for m in backbone.modules() if hasattr(m, "attention_bias_cache")]
+    assert kept and not any(kept) and not any(m.training for m in backbone.modules())
 
 
 def test_stays_frozen_and_in_eval_mode():
