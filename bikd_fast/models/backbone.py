@@ -125,18 +125,28 @@ def _create(name: str, strides: Sequence[int], image_size: int) -> nn.Module:
     missing = [s for s in strides if s not in reductions]
     if missing:
         raise WeightsError(f"model.strides: {name} has levels at strides {reductions}, not at {missing}. Choose among those.")
-    indices = tuple(reductions.index(s) for s in strides)
+    indices = tuple(info.out_indices[reductions.index(s)] for s in strides)  # timm's numbers, which need not begin at 0
     wanted: dict[str, Any] = dict(pretrained=False, features_only=True, out_indices=indices)
     config = timm.get_pretrained_cfg(name)
+    net: Any
     if config is None or not config.fixed_input_size:
-        return timm.create_model(name, **wanted)
-    try:  # windows or position embeddings are laid out for one size of pictures
+        net = timm.create_model(name, **wanted)
+    else:
+        net = _laid_out(name, wanted, image_size, config.input_size[-1])
+    given = list(net.feature_info.reduction())
+    if given != strides:
+        raise WeightsError(f"model.strides: {name} gives levels at strides {given} for {strides}. Choose others.")
+    return net
+
+
+def _laid_out(name: str, wanted: dict[str, Any], image_size: int, usual: int) -> nn.Module:
+    """A network whose windows or position embeddings are laid out for one size of pictures."""
+    try:
         net = timm.create_model(name, **wanted, img_size=image_size)
         with torch.inference_mode():
             net.eval()(torch.zeros(1, 3, image_size, image_size))
         return net
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        usual = config.input_size[-1]
         raise WeightsError(
             f"model.teacher: {name} cannot read pictures of {image_size} pixels ({str(error).splitlines()[0]}); it was made for "
             f"{usual}. Set data.image_size to {usual}, or take another teacher."

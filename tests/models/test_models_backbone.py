@@ -10,7 +10,15 @@ from bikd_fast.models.backbone import Backbone
 from bikd_fast.models.weights import WeightsError
 
 
-@pytest.mark.parametrize(("name", "channels"), [("tf_efficientnet_lite0", (24, 40, 112)), ("resnet18", (64, 128, 256))])
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [
+        ("tf_efficientnet_lite0", (24, 40, 112)),
+        ("resnet18", (64, 128, 256)),
+        ("dla46_c", (64, 64, 128)),  # timm numbers its levels, and those of the next, from 1
+        ("tresnet_m", (64, 128, 1024)),
+    ],
+)
 def test_levels_have_the_strides_asked_for(name, channels):
     backbone = Backbone(name)
     assert backbone.channels == channels and backbone.strides == (4, 8, 16)
@@ -153,6 +161,17 @@ def test_an_unknown_backbone_names_close_ones():
 def test_a_stride_that_does_not_exist():
     with pytest.raises(WeightsError, match=r"model\.strides"):
         Backbone("resnet18", strides=(4, 8, 64))
+
+
+def test_levels_at_other_strides_than_asked_for_are_refused(monkeypatch):
+    made = timm.create_model
+
+    def others(name, out_indices=None, **rest):
+        return made(name, out_indices=(0, 1, 2) if out_indices else (0, 1, 2, 3, 4), **rest)
+
+    monkeypatch.setattr("timm.create_model", others)
+    with pytest.raises(WeightsError, match=r"model\.strides: resnet18 gives levels at strides \[2, 4, 8\] for \[4, 8, 16\]"):
+        Backbone("resnet18", image_size=64)
 
 
 def test_a_transformers_weights_load_at_another_resolution(tmp_path):
