@@ -16,6 +16,8 @@ from bikd_fast.models.weights import WeightsError, load_weights
 
 DEFAULT_STRIDES = (4, 8, 16)
 _TRIED = 128  # pictures whose sides differ by a multiple of this are alike to convolutions and windows: the smaller one is tried
+# what timm's networks raise where they have no features or cannot read a picture, often from an assertion or a layer of torch
+_REFUSALS = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class Backbone(nn.Module):
@@ -55,11 +57,21 @@ class Backbone(nn.Module):
         self.pairs = self._tried(image_size)
 
     def _tried(self, image_size: int) -> list[Pair]:
-        """One pass over a picture of zeros: which norms can be folded."""
+        """One pass over a picture of zeros: refuses levels of other sizes than students have, returns which norms can be folded."""
         config = timm.get_pretrained_cfg(self.name)
         laid_out = len(set(self.strides)) == 1 or (config is not None and config.fixed_input_size)
         side = image_size if laid_out else min(image_size, _TRIED + image_size % _TRIED)
-        _, pairs = watched(self, torch.zeros(1, 3, side, side))
+        try:
+            levels, pairs = watched(self, torch.zeros(1, 3, side, side))
+        except _REFUSALS as error:
+            raise _unreadable(self.name, image_size, error) from error
+        for level, channels, stride in zip(levels, self.channels, self.strides):
+            found, wanted = tuple(level.shape[1:]), (channels, side // stride, side // stride)
+            if found != wanted:
+                raise WeightsError(
+                    f"model.teacher: {self.name}'s level at stride {stride} has the shape {found} for pictures of {side} pixels; "
+                    f"students make {wanted}. Take another teacher, or leave this level out of model.strides."
+                )
         self.net.train()  # timm's attentions keep biases computed in eval mode; training forgets them, before weights are loaded
         self.eval()
         return pairs
@@ -99,15 +111,7 @@ class Backbone(nn.Module):
 
 def _create(name: str, strides: Sequence[int], image_size: int) -> nn.Module:
     """A timm features_only network whose levels have the wanted strides, or three spread levels where all have one stride."""
-    try:
-        probe = timm.create_model(name, pretrained=False, features_only=True)
-    except RuntimeError as error:
-        close = timm.list_models(f"*{name.split('_')[0]}*")[:8]
-        raise WeightsError(
-            f"model.teacher: timm has no feature extractor {name!r} ({error}). Close names: {', '.join(close) or 'none'}; "
-            "`timm.list_models()` lists all."
-        ) from error
-    info: Any = probe.feature_info
+    info = _extractor(name).feature_info
     reductions = info.reduction()
     if any(r & (r - 1) for r in reductions):
         raise WeightsError(f"model.teacher: {name} has levels at strides {reductions}; students need powers of two. Take another.")
@@ -120,34 +124,42 @@ def _create(name: str, strides: Sequence[int], image_size: int) -> nn.Module:
         whole: Any = timm.create_model(name, pretrained=False)  # the extractor by itself tells only of its last few blocks
         last = len(whole.feature_info) - 1
         indices = tuple(sorted({max(0, round(last * f)) for f in (0.25, 0.5, 0.75)}))
-        return timm.create_model(name, pretrained=False, features_only=True, out_indices=indices, img_size=image_size)
+        return _extractor(name, out_indices=indices, img_size=image_size)
     strides = sorted(strides)
     missing = [s for s in strides if s not in reductions]
     if missing:
         raise WeightsError(f"model.strides: {name} has levels at strides {reductions}, not at {missing}. Choose among those.")
     indices = tuple(info.out_indices[reductions.index(s)] for s in strides)  # timm's numbers, which need not begin at 0
-    wanted: dict[str, Any] = dict(pretrained=False, features_only=True, out_indices=indices)
     config = timm.get_pretrained_cfg(name)
-    net: Any
-    if config is None or not config.fixed_input_size:
-        net = timm.create_model(name, **wanted)
-    else:
-        net = _laid_out(name, wanted, image_size, config.input_size[-1])
+    size = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
+    net = _extractor(name, out_indices=indices, **size)
     given = list(net.feature_info.reduction())
     if given != strides:
         raise WeightsError(f"model.strides: {name} gives levels at strides {given} for {strides}. Choose others.")
     return net
 
 
-def _laid_out(name: str, wanted: dict[str, Any], image_size: int, usual: int) -> nn.Module:
-    """A network whose windows or position embeddings are laid out for one size of pictures."""
+def _extractor(name: str, **wanted: Any) -> Any:
     try:
-        net = timm.create_model(name, **wanted, img_size=image_size)
-        with torch.inference_mode():
-            net.eval()(torch.zeros(1, 3, image_size, image_size))
-        return net
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        return timm.create_model(name, pretrained=False, features_only=True, **wanted)
+    except _REFUSALS as error:
+        if "img_size" in wanted:
+            raise _unreadable(name, wanted["img_size"], error) from error
+        close = timm.list_models(f"*{name.split('_')[0]}*")[:8]
         raise WeightsError(
-            f"model.teacher: {name} cannot read pictures of {image_size} pixels ({str(error).splitlines()[0]}); it was made for "
-            f"{usual}. Set data.image_size to {usual}, or take another teacher."
+            f"model.teacher: timm has no feature extractor {name!r} ({_reason(error)}). Close names: {', '.join(close) or 'none'}; "
+            "`timm.list_models()` lists all."
         ) from error
+
+
+def _unreadable(name: str, image_size: int, error: Exception) -> WeightsError:
+    config = timm.get_pretrained_cfg(name)
+    usual = config.input_size[-1] if config is not None else None
+    made = f"it was made for {usual}. Set data.image_size to {usual}, or take" if usual else "take"
+    return WeightsError(
+        f"model.teacher: {name} cannot read pictures of {image_size} pixels ({_reason(error)}); {made} another teacher."
+    )
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]  # many an assertion says nothing

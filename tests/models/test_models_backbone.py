@@ -101,6 +101,28 @@ def test_a_size_that_a_transformer_cannot_read():
         Backbone("maxvit_tiny_rw_224", image_size=80)
 
 
+def test_a_size_that_other_windows_cannot_read():
+    """Halo attention takes any picture of whole blocks, so timm names no fixed size; 96 pixels are six positions of sixteen."""
+    with pytest.raises(WeightsError, match=r"halonet26t cannot read pictures of 96 pixels"):
+        Backbone("halonet26t", image_size=96)
+
+
+@pytest.mark.parametrize("name", ["inception_v3", "inception_v4"])
+def test_levels_that_are_not_picture_by_stride(name):
+    with pytest.raises(WeightsError, match=rf"{name}'s level at stride 4 has the shape .* pictures of 128 pixels; students make"):
+        Backbone(name)
+
+
+@pytest.mark.parametrize("error", [AssertionError(), AttributeError("feature_info"), TypeError("features_only"), IndexError("4")])
+def test_a_model_without_features(monkeypatch, error):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr("timm.create_model", refuse)
+    with pytest.raises(WeightsError, match=rf"no feature extractor 'resnet18' \({str(error) or 'AssertionError'}\)"):
+        Backbone("resnet18")
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_weights_from_a_file(tmp_path, suffix):
     torch.manual_seed(1)
