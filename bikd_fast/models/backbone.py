@@ -116,14 +116,14 @@ def _create(name: str, strides: Sequence[int], image_size: int) -> nn.Module:
     if any(r & (r - 1) for r in reductions):
         raise WeightsError(f"model.teacher: {name} has levels at strides {reductions}; students need powers of two. Take another.")
     if len(set(reductions)) == 1:  # a vision transformer: every block has the same stride, so depth takes the place of scale
-        if set(strides) - set(reductions) and tuple(strides) != DEFAULT_STRIDES:
-            raise WeightsError(
-                f"model.strides: every block of {name} has stride {reductions[0]}; its levels are the blocks at a quarter, a half "
-                "and three quarters of its depth. Leave model.strides out."
-            )
         whole: Any = timm.create_model(name, pretrained=False)  # the extractor by itself tells only of its last few blocks
         last = len(whole.feature_info) - 1
         indices = tuple(sorted({max(0, round(last * f)) for f in (0.25, 0.5, 0.75)}))
+        if tuple(strides) not in (DEFAULT_STRIDES, (reductions[0],) * len(indices)):  # the default is what leaving them out gives
+            raise WeightsError(
+                f"model.strides: every block of {name} has stride {reductions[0]}; its levels are the blocks at a quarter, a half "
+                f"and three quarters of its depth, not {list(strides)}. Leave model.strides out."
+            )
         return _extractor(name, out_indices=indices, img_size=image_size)
     strides = sorted(strides)
     missing = [s for s in strides if s not in reductions]

@@ -81,9 +81,12 @@ def test_vision_transformers_give_three_levels_of_one_stride():
     assert [tuple(f.shape) for f in backbone(torch.rand(1, 3, 64, 64))] == [(1, 192, 4, 4)] * 3
 
 
-def test_strides_of_a_vision_transformer_cannot_be_chosen():
-    with pytest.raises(WeightsError, match=r"every block of vit_tiny_patch16_224 has stride 16"):
-        Backbone("vit_tiny_patch16_224", strides=(8, 16), image_size=64)
+@pytest.mark.parametrize("strides", [(8, 16), (16,), [16, 16]])
+def test_strides_of_a_vision_transformer_cannot_be_chosen(strides):
+    with pytest.raises(WeightsError, match=r"every block of test_vit has stride 16; .* not \[.*16\]\. Leave model\.strides out"):
+        Backbone("test_vit", strides=strides, image_size=64)
+    for same in ((4, 8, 16), [16, 16, 16]):
+        assert Backbone("test_vit", strides=same, image_size=64).strides == (16, 16, 16)
 
 
 def test_levels_with_the_channels_last_are_turned():
