@@ -9,14 +9,15 @@ import timm
 import torch
 import torch.nn.functional as F
 from timm.layers import Format
-from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from bikd_fast.models.lowered import note_activation
+from bikd_fast.models.folding import Pair, fold, watched
 from bikd_fast.models.weights import WeightsError, load_weights
 
 DEFAULT_STRIDES = (4, 8, 16)
+_TRIED = 128  # pictures whose sides differ by a multiple of this are alike to convolutions and windows: the smaller one is tried
+# what timm's networks raise where they have no features or cannot read a picture, often from an assertion or a layer of torch
+_REFUSALS = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class Backbone(nn.Module):
@@ -31,7 +32,7 @@ class Backbone(nn.Module):
     Attributes:
         channels, strides: of the levels, finest first.
 
-    Batch normalisation is folded into the convolutions before it: the network never trains again, and on a CPU the folded
+    Batch normalisation is folded into the convolutions that it reads: the network never trains again, and on a CPU the folded
     form of efficientnet_lite0 takes two thirds of the time.
     """
 
@@ -53,6 +54,27 @@ class Backbone(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
         self.eval().requires_grad_(False)
+        self.pairs = self._tried(image_size)
+
+    def _tried(self, image_size: int) -> list[Pair]:
+        """One pass over a picture of zeros: refuses levels of other sizes than students have, returns which norms can be folded."""
+        config = timm.get_pretrained_cfg(self.name)
+        laid_out = len(set(self.strides)) == 1 or (config is not None and config.fixed_input_size)
+        side = image_size if laid_out else min(image_size, _TRIED + image_size % _TRIED)
+        try:
+            levels, pairs = watched(self, torch.zeros(1, 3, side, side))
+        except _REFUSALS as error:
+            raise _unreadable(self.name, image_size, error) from error
+        for level, channels, stride in zip(levels, self.channels, self.strides):
+            found, wanted = tuple(level.shape[1:]), (channels, side // stride, side // stride)
+            if found != wanted:
+                raise WeightsError(
+                    f"model.teacher: {self.name}'s level at stride {stride} has the shape {found} for pictures of {side} pixels; "
+                    f"students make {wanted}. Take another teacher, or leave this level out of model.strides."
+                )
+        self.net.train()  # timm's attentions keep biases computed in eval mode; training forgets them, before weights are loaded
+        self.eval()
+        return pairs
 
     def load(self, source: str) -> Backbone:
         """Load pretrained weights (see :func:`bikd_fast.models.weights.load_weights`) and fold the normalisation."""
@@ -60,8 +82,9 @@ class Backbone(nn.Module):
         return self.fold()
 
     def fold(self) -> Backbone:
-        """Fold every BatchNorm into the convolution before it; idempotent. Tensors' names change, so fold before saving."""
-        _fold_batchnorm(self.net)
+        """Fold every BatchNorm that reads a convolution into it; idempotent. Tensors' names change, so fold before saving."""
+        fold(self, self.pairs)
+        self.pairs = []
         self.requires_grad_(False)
         return self
 
@@ -88,59 +111,55 @@ class Backbone(nn.Module):
 
 def _create(name: str, strides: Sequence[int], image_size: int) -> nn.Module:
     """A timm features_only network whose levels have the wanted strides, or three spread levels where all have one stride."""
-    try:
-        probe = timm.create_model(name, pretrained=False, features_only=True)
-    except RuntimeError as error:
-        close = timm.list_models(f"*{name.split('_')[0]}*")[:8]
-        raise WeightsError(
-            f"model.teacher: timm has no feature extractor {name!r} ({error}). Close names: {', '.join(close) or 'none'}; "
-            "`timm.list_models()` lists all."
-        ) from error
-    info: Any = probe.feature_info
+    info = _extractor(name).feature_info
     reductions = info.reduction()
     if any(r & (r - 1) for r in reductions):
         raise WeightsError(f"model.teacher: {name} has levels at strides {reductions}; students need powers of two. Take another.")
     if len(set(reductions)) == 1:  # a vision transformer: every block has the same stride, so depth takes the place of scale
-        if set(strides) - set(reductions) and tuple(strides) != DEFAULT_STRIDES:
-            raise WeightsError(
-                f"model.strides: every block of {name} has stride {reductions[0]}; its levels are the blocks at a quarter, a half "
-                "and three quarters of its depth. Leave model.strides out."
-            )
         whole: Any = timm.create_model(name, pretrained=False)  # the extractor by itself tells only of its last few blocks
         last = len(whole.feature_info) - 1
         indices = tuple(sorted({max(0, round(last * f)) for f in (0.25, 0.5, 0.75)}))
-        return timm.create_model(name, pretrained=False, features_only=True, out_indices=indices, img_size=image_size)
+        if tuple(strides) not in (DEFAULT_STRIDES, (reductions[0],) * len(indices)):  # the default is what leaving them out gives
+            raise WeightsError(
+                f"model.strides: every block of {name} has stride {reductions[0]}; its levels are the blocks at a quarter, a half "
+                f"and three quarters of its depth, not {list(strides)}. Leave model.strides out."
+            )
+        return _extractor(name, out_indices=indices, img_size=image_size)
     strides = sorted(strides)
     missing = [s for s in strides if s not in reductions]
     if missing:
         raise WeightsError(f"model.strides: {name} has levels at strides {reductions}, not at {missing}. Choose among those.")
-    indices = tuple(reductions.index(s) for s in strides)
-    wanted: dict[str, Any] = dict(pretrained=False, features_only=True, out_indices=indices)
+    indices = tuple(info.out_indices[reductions.index(s)] for s in strides)  # timm's numbers, which need not begin at 0
     config = timm.get_pretrained_cfg(name)
-    if config is None or not config.fixed_input_size:
-        return timm.create_model(name, **wanted)
-    try:  # windows or position embeddings are laid out for one size of pictures
-        net = timm.create_model(name, **wanted, img_size=image_size)
-        with torch.inference_mode():
-            net.eval()(torch.zeros(1, 3, image_size, image_size))
-        return net
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        usual = config.input_size[-1]
+    size = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
+    net = _extractor(name, out_indices=indices, **size)
+    given = list(net.feature_info.reduction())
+    if given != strides:
+        raise WeightsError(f"model.strides: {name} gives levels at strides {given} for {strides}. Choose others.")
+    return net
+
+
+def _extractor(name: str, **wanted: Any) -> Any:
+    try:
+        return timm.create_model(name, pretrained=False, features_only=True, **wanted)
+    except _REFUSALS as error:
+        if "img_size" in wanted:
+            raise _unreadable(name, wanted["img_size"], error) from error
+        close = timm.list_models(f"*{name.split('_')[0]}*")[:8]
         raise WeightsError(
-            f"model.teacher: {name} cannot read pictures of {image_size} pixels ({str(error).splitlines()[0]}); it was made for "
-            f"{usual}. Set data.image_size to {usual}, or take another teacher."
+            f"model.teacher: timm has no feature extractor {name!r} ({_reason(error)}). Close names: {', '.join(close) or 'none'}; "
+            "`timm.list_models()` lists all."
         ) from error
 
 
-def _fold_batchnorm(module: nn.Module) -> None:
-    for child in module.children():
-        _fold_batchnorm(child)
-    names = list(module._modules)
-    for first, second in zip(names, names[1:]):
-        conv, norm = module._modules[first], module._modules[second]
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            fused = module._modules[first] = fuse_conv_bn_eval(conv, norm)
-            module._modules[second] = norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
-            if isinstance(norm, BatchNormAct2d):
-                note_activation(fused, norm.act, second)
+def _unreadable(name: str, image_size: int, error: Exception) -> WeightsError:
+    config = timm.get_pretrained_cfg(name)
+    usual = config.input_size[-1] if config is not None else None
+    made = f"it was made for {usual}. Set data.image_size to {usual}, or take" if usual else "take"
+    return WeightsError(
+        f"model.teacher: {name} cannot read pictures of {image_size} pixels ({_reason(error)}); {made} another teacher."
+    )
 
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]  # many an assertion says nothing

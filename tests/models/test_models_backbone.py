@@ -10,7 +10,15 @@ from bikd_fast.models.backbone import Backbone
 from bikd_fast.models.weights import WeightsError
 
 
-@pytest.mark.parametrize(("name", "channels"), [("tf_efficientnet_lite0", (24, 40, 112)), ("resnet18", (64, 128, 256))])
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [
+        ("tf_efficientnet_lite0", (24, 40, 112)),
+        ("resnet18", (64, 128, 256)),
+        ("dla46_c", (64, 64, 128)),  # timm numbers its levels, and those of the next, from 1
+        ("tresnet_m", (64, 128, 1024)),
+    ],
+)
 def test_levels_have_the_strides_asked_for(name, channels):
     backbone = Backbone(name)
     assert backbone.channels == channels and backbone.strides == (4, 8, 16)
@@ -18,8 +26,11 @@ def test_levels_have_the_strides_asked_for(name, channels):
     assert [tuple(f.shape) for f in levels] == [(1, c, 64 // s, 96 // s) for c, s in zip(channels, (4, 8, 16))]
 
 
-@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18"])
-def test_folding_keeps_the_function(name):
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [("tf_efficientnet_lite0", 0), ("resnet18", 0), ("repvit_m0_9", 20)],  # a sum of branches keeps its norm: one in each block
+)
+def test_folding_keeps_the_function(name, left):
     torch.manual_seed(0)
     backbone = Backbone(name)
     for module in backbone.modules():
@@ -30,9 +41,15 @@ def test_folding_keeps_the_function(name):
     x = torch.rand(2, 3, 64, 64)
     before = backbone(x)
     backbone.fold()
-    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in backbone.modules())
     for a, b in zip(before, backbone(x)):
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-3 * a.abs().max().item())
+    assert sum(isinstance(m, torch.nn.BatchNorm2d) for m in backbone.modules()) == left
+
+
+def test_what_attention_keeps_of_its_weights_is_forgotten_before_they_are_loaded():
+    backbone = Backbone("levit_128s", strides=(16, 32), image_size=64)
+    kept = [m.attention_bias_cache for m in backbone.modules() if hasattr(m, "attention_bias_cache")]
+    assert kept and not any(kept) and not any(m.training for m in backbone.modules())
 
 
 def test_stays_frozen_and_in_eval_mode():
@@ -64,9 +81,12 @@ def test_vision_transformers_give_three_levels_of_one_stride():
     assert [tuple(f.shape) for f in backbone(torch.rand(1, 3, 64, 64))] == [(1, 192, 4, 4)] * 3
 
 
-def test_strides_of_a_vision_transformer_cannot_be_chosen():
-    with pytest.raises(WeightsError, match=r"every block of vit_tiny_patch16_224 has stride 16"):
-        Backbone("vit_tiny_patch16_224", strides=(8, 16), image_size=64)
+@pytest.mark.parametrize("strides", [(8, 16), (16,), [16, 16]])
+def test_strides_of_a_vision_transformer_cannot_be_chosen(strides):
+    with pytest.raises(WeightsError, match=r"every block of test_vit has stride 16; .* not \[.*16\]\. Leave model\.strides out"):
+        Backbone("test_vit", strides=strides, image_size=64)
+    for same in ((4, 8, 16), [16, 16, 16]):
+        assert Backbone("test_vit", strides=same, image_size=64).strides == (16, 16, 16)
 
 
 def test_levels_with_the_channels_last_are_turned():
@@ -82,6 +102,28 @@ def test_levels_with_the_channels_last_are_turned():
 def test_a_size_that_a_transformer_cannot_read():
     with pytest.raises(WeightsError, match=r"maxvit_tiny_rw_224 cannot read pictures of 80 pixels .* data.image_size to 224"):
         Backbone("maxvit_tiny_rw_224", image_size=80)
+
+
+def test_a_size_that_other_windows_cannot_read():
+    """Halo attention takes any picture of whole blocks, so timm names no fixed size; 96 pixels are six positions of sixteen."""
+    with pytest.raises(WeightsError, match=r"halonet26t cannot read pictures of 96 pixels"):
+        Backbone("halonet26t", image_size=96)
+
+
+@pytest.mark.parametrize("name", ["inception_v3", "inception_v4"])
+def test_levels_that_are_not_picture_by_stride(name):
+    with pytest.raises(WeightsError, match=rf"{name}'s level at stride 4 has the shape .* pictures of 128 pixels; students make"):
+        Backbone(name)
+
+
+@pytest.mark.parametrize("error", [AssertionError(), AttributeError("feature_info"), TypeError("features_only"), IndexError("4")])
+def test_a_model_without_features(monkeypatch, error):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr("timm.create_model", refuse)
+    with pytest.raises(WeightsError, match=rf"no feature extractor 'resnet18' \({str(error) or 'AssertionError'}\)"):
+        Backbone("resnet18")
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
@@ -144,6 +186,17 @@ def test_an_unknown_backbone_names_close_ones():
 def test_a_stride_that_does_not_exist():
     with pytest.raises(WeightsError, match=r"model\.strides"):
         Backbone("resnet18", strides=(4, 8, 64))
+
+
+def test_levels_at_other_strides_than_asked_for_are_refused(monkeypatch):
+    made = timm.create_model
+
+    def others(name, out_indices=None, **rest):
+        return made(name, out_indices=(0, 1, 2) if out_indices else (0, 1, 2, 3, 4), **rest)
+
+    monkeypatch.setattr("timm.create_model", others)
+    with pytest.raises(WeightsError, match=r"model\.strides: resnet18 gives levels at strides \[2, 4, 8\] for \[4, 8, 16\]"):
+        Backbone("resnet18", image_size=64)
 
 
 def test_a_transformers_weights_load_at_another_resolution(tmp_path):
