@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from bikd_fast.inference.runner import levels_of
+from bikd_fast.inference.runner import BATCH, levels_of
 from bikd_fast.metrics import evaluate
 from bikd_fast.models.detector import Detector
 from bikd_fast.validation.made import FEWEST, simulated
@@ -70,9 +70,10 @@ def choose(detector: Detector, pictures: torch.Tensor, reaches: Sequence[Reach])
     labels, seen = data.masks.any((1, 2)).astype(int).tolist(), parts(detector, data.pictures)
 
     def value(shares: Shares) -> float:
-        anomaly, scores = detector.finished(_together(seen, mixed(reaches, shares)))
+        made = [detector.finished(some.to(detector.device)) for some in _together(seen, mixed(reaches, shares)).split(BATCH)]
+        anomaly, scores = (torch.cat([part.cpu() for part in parts]).numpy() for parts in zip(*made))
         threads = torch.get_num_threads()
-        found = evaluate(list(anomaly.numpy()), list(data.masks), scores=scores.numpy(), labels=labels, threads=threads)
+        found = evaluate(list(anomaly), list(data.masks), scores=scores, labels=labels, threads=threads)
         return round(sum(float(found[key]) for key in CRITERION), 6)
 
     return max(CANDIDATES, key=value)

@@ -50,6 +50,9 @@ def evaluate_run(
         raise DetectorError(f"{run}: no config.yaml there. Give the folder of a finished run.")
     config = load_run(settings)
     root = Path(config.data.root) if config.data.root else None
+    if root is not None and not root.is_dir():
+        below = "" if root.is_absolute() else f" below {Path.cwd()}"
+        raise DetectorError(f"{settings}: data.root: {root} is no folder{below}. Write into that file where the pictures are now.")
     categories = open_dataset(config.data.format, root, config.data.category)
     single = len(categories) == 1
     one = single or config.model.shared

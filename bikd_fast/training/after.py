@@ -11,6 +11,7 @@ from bikd_fast.config import RunConfig
 from bikd_fast.inference.diagnostics import measure, of_training
 from bikd_fast.models.detector import Detector
 from bikd_fast.simulation import Simulator
+from bikd_fast.simulation.foreground import evenly
 from bikd_fast.training.distributed import Ranks
 from bikd_fast.training.log import peak_megabytes
 
@@ -28,7 +29,7 @@ class Glance:
 
     def __init__(self, detector: Detector, pictures: torch.Tensor | None) -> None:
         self.detector = detector
-        self.pictures = None if pictures is None or len(pictures) == 0 else pictures[:FEW]
+        self.pictures = None if pictures is None or len(pictures) == 0 else pictures[evenly(len(pictures), FEW)]
 
     def __call__(self) -> dict[str, float]:
         """normal, drift and spreads, as :meth:`bikd_fast.inference.diagnostics.Gauge.result` describes them."""
@@ -54,9 +55,9 @@ def diagnose(config: RunConfig, detector: Detector, held_out: torch.Tensor, text
 
     ``held_out`` and ``simulated`` as :meth:`bikd_fast.inference.diagnostics.Gauge.result` describes them; none without pictures.
     """
-    some = held_out[:MOST].to(detector.device)
-    if len(some) == 0:
+    if len(held_out) == 0:
         return {}
+    some = held_out[evenly(len(held_out), MOST)].to(detector.device)
     index = torch.arange(len(some), device=some.device)
     made = Simulator(config.simulation, some, None, textures)(some.float() / 255, index, index + config.seed * 1_000_003)
     return {"held_out": measure(detector, some), "simulated": measure(detector, made.corrupted, made.mask)}

@@ -12,6 +12,7 @@ import torch
 
 from bikd_fast.errors import UserError
 from bikd_fast.simulation import estimate_foreground
+from bikd_fast.simulation.foreground import evenly
 from bikd_fast.validation.defects import DEFECTS, damage, harmless
 
 SEED = 7001  # of the validation defects, the same in every search
@@ -50,7 +51,7 @@ def simulated(name: str, held_out: torch.Tensor) -> Validation:
             f"{name}: {len(held_out)} good pictures are held out, and judging needs at least {FEWEST}. "
             "Raise --data.holdout or add pictures."
         )
-    held_out = held_out[:MOST].cpu()
+    held_out = held_out[evenly(len(held_out), MOST)].cpu()  # of several categories, some of each
     good = held_out.permute(0, 2, 3, 1).numpy()
     found = estimate_foreground(held_out)
     foreground = None if found is None else found.numpy()

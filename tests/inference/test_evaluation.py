@@ -17,6 +17,7 @@ from bikd_fast.data.cache import scratch
 from bikd_fast.inference import evaluation
 from bikd_fast.inference.evaluation import evaluate_category
 from bikd_fast.inference.run import evaluate_run
+from bikd_fast.models.detector import DetectorError
 
 
 @pytest.fixture
@@ -82,3 +83,9 @@ def test_maps_without_room_are_one_clear_error(tmp_path, monkeypatch):
     monkeypatch.setattr("os.posix_fallocate", full)
     with pytest.raises(DataError, match=r"cache: 4\.0 GB of maps can't be written \(No space left on device\)"):
         scratch(tmp_path / "cache", (1000, 1000, 1000))
+
+
+def test_pictures_that_have_moved_are_told_by_the_file_that_says_where_they_were(tmp_path):
+    (tmp_path / "config.yaml").write_text("data:\n  format: mvtec\n  root: pictures\n")
+    with pytest.raises(DetectorError, match=r"config.yaml: data.root: pictures is no folder below /.*Write into that file"):
+        evaluate_run(tmp_path)

@@ -14,7 +14,7 @@ from bikd_fast.training.run import train
 from bikd_fast.validation.made import simulated
 
 GOOD = torch.randint(60, 160, (6, 3, 64, 64), generator=torch.Generator().manual_seed(0)).byte()
-DETECTOR = SimpleNamespace(finished=lambda anomaly: (anomaly, anomaly.flatten(1).amax(1)))
+DETECTOR = SimpleNamespace(device="cpu", finished=lambda anomaly: (anomaly, anomaly.flatten(1).amax(1)))
 REACHES = [(0.0, 1.0)] * 3
 
 

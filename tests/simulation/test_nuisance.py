@@ -49,3 +49,14 @@ def test_strength_zero_is_off() -> None:
     assert torch.equal(simulator(images, index, sample_keys(0, 0, index)).nuisance, images)
     weak = add_nuisance(images, sample_keys(0, 0, index), 0.1, noise_bank(64, CPU))
     assert 0 < (weak - images).abs().mean() < 0.01
+
+
+def test_the_strongest_that_settings_allow_blurs_by_the_neighbours_alone() -> None:
+    """At 4 some pictures have nothing of their own left, which a form that divides by that share cannot make."""
+    images, keys = texture_pool(64).float() / 255, sample_keys(0, 0, torch.arange(64))
+    bank = noise_bank(64, CPU)
+    together = add_nuisance(images, keys, 4.0, bank)
+    assert together.isfinite().all() and together.min() >= 0 and together.max() <= 1
+    flat = torch.full((64, 3, 64, 64), 0.5)
+    noisy = add_nuisance(flat, keys, 4.0, torch.zeros_like(bank))
+    assert (noisy - noisy.mean((1, 2, 3), keepdim=True)).abs().max() < 1e-6

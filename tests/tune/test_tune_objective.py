@@ -31,7 +31,7 @@ from bikd_fast.training.folder import fingerprint
 from bikd_fast.training.kept import Kept
 from bikd_fast.training.run import train, training_groups
 from bikd_fast.validation import defects
-from bikd_fast.validation.made import simulated
+from bikd_fast.validation.made import MOST, simulated
 
 GRID = {"sigma": [2.0], "combine": ["product"]}
 
@@ -105,6 +105,14 @@ def test_the_set_is_a_function_of_its_pictures_and_halves_never_mix(held_out):
         assert not fitted & judged  # the first are the normals themselves
     with pytest.raises(UserError, match="stripes: 3 good pictures are held out, and judging needs at least 4"):
         simulated("stripes", held_out[:3])
+
+
+def test_pictures_of_all_categories_are_taken_where_there_are_too_many():
+    """Held-out pictures of several categories lie one category after the other."""
+    many = torch.randint(0, 40, (MOST * 3, 3, 64, 64), generator=torch.Generator().manual_seed(0)).byte()
+    many[-MOST:] += 200  # the last category
+    normal = simulated("shared", many).pictures[:MOST]
+    assert len(normal) == MOST and (normal.float().mean((1, 2, 3)) > 200).sum() == MOST // 3
 
 
 def test_measuring_is_calibrating_and_running_the_detector_itself(held_out):

@@ -30,8 +30,8 @@ def nuisance_one_by_one(images: Tensor, bank: Tensor, start: Tensor, numbers: Te
     """The same, a picture at a time: on a CPU each stays in the cache, and the sharp ones skip the blur."""
     out = torch.empty_like(images)
     for picture, noisy, first, (sigma, shift, own, side) in zip(images, out, start.tolist(), numbers.tolist()):
-        torch.add(picture, bank[first : first + picture.numel()].view_as(picture), alpha=sigma / own, out=noisy)
-        noisy.mul_(own).add_(shift)
+        torch.mul(picture, own, out=noisy)  # own is 0 where the neighbours take all
+        noisy.add_(bank[first : first + picture.numel()].view_as(picture), alpha=sigma).add_(shift)
         if side:
             for dim, to, source, rows in _shifts((picture.shape[-2], picture.shape[-1])):
                 noisy.narrow(dim, to, rows).add_(picture.narrow(dim, source, rows), alpha=side)
