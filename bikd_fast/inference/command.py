@@ -14,17 +14,17 @@ from bikd_fast.inference.find import find_detector, load_detector
 from bikd_fast.inference.look import Result, look
 from bikd_fast.inference.sources import expand
 from bikd_fast.inference.tiling import Tiling
-from bikd_fast.inference.writers import Writers, verdict
+from bikd_fast.inference.writers import DRAWN, Writers, verdict
 
 
 def predict_command(options: Namespace) -> int:
     """Options of bikd_fast/predict.py -> exit code: 0, or 1 where a picture could not be read."""
     tiling = Tiling(options.tile, options.overlap) if options.tile else None
-    inputs = expand(options.pictures, every=options.every)
     folder = find_detector(options.run, options.category)
-    detector = load_detector(options.run, options.category, options.device)
     base = folder.parent if folder.is_file() else folder
     output = options.output or base / "predictions"
+    inputs = expand(options.pictures, every=options.every, without=[output / kind for kind in DRAWN])
+    detector = load_detector(options.run, options.category, options.device)
     thresholds = (detector.threshold.item(), detector.pixel_threshold.item())
     chosen = detector.about.get("threshold", {})
     about = {"detector": str(folder), "categories": detector.about.get("categories", []), "threshold_chosen": chosen}

@@ -6,7 +6,7 @@ import glob
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -48,10 +48,11 @@ class Inputs:
     live: bool
 
 
-def expand(words: list[str], *, every: int = 1, stdin: TextIO | None = None) -> Inputs:
+def expand(words: list[str], *, every: int = 1, stdin: TextIO | None = None, without: Sequence[Path] = ()) -> Inputs:
     """Pictures named by words: a file, a folder (searched to the bottom), a glob, a video, ``camera:N``, or ``-`` (paths on stdin).
 
     every: of a video or camera, only each ``every``-th frame.
+    without: folders whose pictures are left out, unless a word itself names something in them.
 
     Raises:
         SourceError: a word stands for nothing, or for a folder or glob without pictures.
@@ -70,7 +71,7 @@ def expand(words: list[str], *, every: int = 1, stdin: TextIO | None = None) -> 
             parts.append(partial(_frames, word, Path(word).stem, every))
             count = None
         else:
-            found = _files(word)
+            found = _outside(without, word, _files(word))
             parts.append(partial(iter, found))
             count = None if count is None else count + len(found)
     return Inputs(_unique(source for part in parts for source in part()), count, live)
@@ -96,6 +97,24 @@ def _files(word: str) -> list[Source]:
             raise SourceError(f"{word}: no file matches.")
         return found
     raise SourceError(f"{word}: no such file or folder.")
+
+
+def _outside(without: Sequence[Path], word: str, found: list[Source]) -> list[Source]:
+    """The sources that lie in none of the folders; all of them if the word is about one of the folders."""
+    barred = [os.path.realpath(folder) for folder in without]
+    if not barred or _lies_in(barred, word):
+        return found
+    folders = {os.path.dirname(source.name) for source in found}
+    within = {folder for folder in folders if _lies_in(barred, folder)}
+    kept = [source for source in found if os.path.dirname(source.name) not in within]
+    if not kept:
+        raise SourceError(f"{word}: no pictures there but those that this command itself draws.")
+    return kept
+
+
+def _lies_in(folders: list[str], path: str) -> bool:
+    real = Path(os.path.realpath(path))
+    return any(real.is_relative_to(folder) for folder in folders)
 
 
 def _matching(pattern: str) -> list[Source]:

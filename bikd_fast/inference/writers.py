@@ -22,6 +22,7 @@ from bikd_fast.inference.regions import regions
 from bikd_fast.report.overlay import draw_overlay, heat_range, resize_map
 
 COLUMNS = ("path", "score", "threshold", "label", "anomalous_share", "width", "height", "error")
+DRAWN = {"heatmaps": ".jpg", "masks": ".png"}  # sub-folders of pictures, and their suffix
 WAITING = 16  # results held for drawing at most
 
 
@@ -116,8 +117,8 @@ class Writers:
             if result.map is not None:
                 if "polygons" in self.kinds:
                     entry["regions"] = regions(result.map, self.pixel_threshold, height, width)
-                drawn = [kind for kind in _SUFFIX if kind in self.kinds]
-                entry |= {kind[:-1]: f"{kind}/{result.source.stem}{_SUFFIX[kind]}" for kind in drawn}
+                drawn = [kind for kind in DRAWN if kind in self.kinds]
+                entry |= {kind[:-1]: f"{kind}/{result.source.stem}{DRAWN[kind]}" for kind in drawn}
             self._json.write(self._separator + json.dumps(entry, ensure_ascii=False))
             self._separator = ",\n"
         if result.map is not None and {"heatmaps", "masks"} & self.kinds:
@@ -145,7 +146,7 @@ class Writers:
             _save(large.astype(np.uint8) * 255, self._place("masks", stem), "PNG", compress_level=1)
 
     def _place(self, kind: str, stem: str) -> Path:
-        path = self.folder / kind / f"{stem}{_SUFFIX[kind]}"
+        path = self.folder / kind / f"{stem}{DRAWN[kind]}"
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -167,9 +168,6 @@ class Writers:
         except OSError as problem:
             if error is None:
                 raise OutputError(f"{problem.filename or self.folder}: cannot be written ({problem.strerror}).") from problem
-
-
-_SUFFIX = {"heatmaps": ".jpg", "masks": ".png"}
 
 
 def _save(picture: np.ndarray, path: Path, kind: str, **options: Any) -> None:

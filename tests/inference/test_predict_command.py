@@ -126,6 +126,19 @@ def test_links_are_followed_and_globs_match_folders(tmp_path):
         assert found.count == 4 and {name.name for name in names} == {"1.png", "0.png", "2.png", "link.png"}
 
 
+@pytest.mark.parametrize("place", ["results", "."])
+def test_own_results_among_the_pictures_are_not_looked_at(run, tmp_path, place):
+    Image.fromarray(make_picture(1)).save(tmp_path / "1.png")
+    for words in ([str(tmp_path)], [str(tmp_path)], [f"{tmp_path}/**"], [f"{tmp_path}/[1hmr]*"]):
+        assert predict.main([str(run / "dots"), *words, "--write", "all", "--output", str(tmp_path / place)]) == 0
+        assert [r["path"] for r in rows(tmp_path / place)] == [str(tmp_path / "1.png")], words
+    drawn = tmp_path / place / "heatmaps"
+    assert [s.name for s in expand([str(drawn)], without=[drawn]).sources] == [str(drawn / "1.jpg")]  # as it was named
+    (tmp_path / "1.png").unlink()
+    with pytest.raises(SourceError, match="no pictures there but those that this command itself draws"):
+        expand([str(tmp_path)], without=[drawn, tmp_path / place / "masks"])
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
