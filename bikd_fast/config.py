@@ -86,7 +86,7 @@ class ObjectiveConfig:
             larger of the two. 0 is one-way distillation.
         margin: m of the hinge in L_div, in units of 1 - cos.
         forward_corrupt: weight of D(S(x~), T(x)) in L_F.
-        forward_clean: weight of D(S(n(x)), T(x)) in L_F.
+        forward_clean: weight of D(S(n(x)), T(x)) in L_F; students that read levels are given those of x, without noise.
         con: use L_con, which pulls the teacher towards the student; found to cost accuracy, so it is off (docs/method.md).
         div: use L_div, disagreement on simulated anomalies.
         anc: use L_anc, the anchor to the pretrained features.
