@@ -35,9 +35,6 @@ from bikd_fast.training.folder import DONE, fingerprint
 NO_HEAD = ["--model.head", "false"]
 NO_DISTANCE = ["--model.mahalanobis", "false"]
 ONE_WAY = ["--objective.beta", "0"]
-RARE_STAINS = ["--simulation.kinds.stain", "1.5", "--objective.con", "true"]  # from here on: defaults of before, of older rows
-NO_RELIEF = ["--simulation.kinds.relief", "0", *RARE_STAINS]
-BARE = ["--map.fill", "false", *NO_RELIEF]
 ARMS: dict[str, tuple[str, list[str]]] = {  # name -> (configuration, overrides)
     "bikd": ("bikd", []),
     "f-only": ("bikd", ONE_WAY),
@@ -71,17 +68,6 @@ ARMS: dict[str, tuple[str, list[str]]] = {  # name -> (configuration, overrides)
     "inpainting": ("inpainting", []),
     "bank": ("bank", []),
     "shared": ("bikd", ["--model.shared", "true"]),
-    "rare-stains": ("bikd", RARE_STAINS),
-    "f-only-rare-stains": ("bikd", [*ONE_WAY, *RARE_STAINS]),
-    "rare-stains-denoising": ("denoising", RARE_STAINS),
-    "no-relief": ("bikd", NO_RELIEF),
-    "f-only-no-relief": ("bikd", [*ONE_WAY, *NO_RELIEF]),
-    "bare": ("bikd", BARE),
-    "bare-wide-margin": ("bikd", ["--objective.margin", "1.0", *BARE]),
-    "bare-no-copies": ("bikd", ["--data.copies", "false", *BARE]),
-    "bare-no-mahalanobis": ("bikd", [*NO_DISTANCE, *BARE]),
-    "bare-discrepancy": ("bikd", [*NO_HEAD, *NO_DISTANCE, *BARE]),
-    "f-only-bare-discrepancy": ("bikd", [*ONE_WAY, *NO_HEAD, *NO_DISTANCE, *BARE]),
 }
 OUTPUT = ROOT / "benchmarks/results/evidence.csv"
 KEY = ("data", "categories", "options", "arm", "seed")

@@ -17,27 +17,11 @@ Row = dict[str, str]
 
 ALL_STEPS = (BASE, "f-only", "stpm", "rd", "bank")  # every other arm has half of them
 HALF = "half-steps"
-STAND_IN = "no-relief"  # compared with where BASE was not run
-RARE = "rare-stains"
-OLDER = {  # with defaults of before, kept until measured anew: with which arm, how the title goes on, which arms
-    "with-con": (": both with L_con; rare-stains has the balance of before 59ef089", (RARE,)),
-    RARE: (
-        ": all with simulated stains half as often, and L_con where there is a backward direction",
-        ("f-only-rare-stains", STAND_IN, "rare-stains-denoising"),
-    ),
-    STAND_IN: (": both without simulated dents", ("f-only-no-relief",)),
-    "bare": (
-        ": all without simulated dents, with L_con, and no map is filled except no-relief's",
-        (STAND_IN, *(arm for arm in WHAT if "bare-" in arm)),
-    ),
-}
-WITH_OLDER_DEFAULTS = {"bare", *(arm for _, arms in OLDER.values() for arm in arms)}
-COMPARED = (
+COMPARED = (  # end of the title after the name of the arm compared with, which arms
     (BASE, "", (*ALL_STEPS, HALF)),
-    (HALF, ": all with half the steps", tuple(a for a in WHAT if a not in ALL_STEPS and a not in WITH_OLDER_DEFAULTS)),
-    *((against, what, arms) for against, (what, arms) in OLDER.items()),
+    (HALF, ": all with half the steps", tuple(arm for arm in WHAT if arm not in ALL_STEPS)),
 )
-BEFORE_DENTS = {"31bd773", "720e899", "89f56fd", "8c936a7", "9fdc591", "bfe9782"}  # commits of rows older than simulated dents
+BEFORE_DENTS = {"31bd773", "89f56fd"}  # commits of rows older than simulated dents
 
 
 def write(rows: Sequence[Row], arms: Sequence[str]) -> None:
@@ -79,11 +63,10 @@ def section(rows: Sequence[Row], arms: Sequence[str]) -> list[str]:
     names = [key.removeprefix(KIND).replace("_", " ") for key in kinds]
     table = _grid(run, kinds, lambda a, k: _values(means[a], k), names)
     parts.append("### Image AUROC by kind of defect\n\nEach kind against all good pictures, mean over categories.\n\n" + table)
-    shown = next((arm for arm in (BASE, STAND_IN) if arm in run), None)
-    if shown:
-        by_category = [(c, _of(rows, shown, c)) for c in categories]
+    if BASE in run:
+        by_category = [(c, _of(rows, BASE, c)) for c in categories]
         lines = _head(["category", *names]) + [_line([c, *(_percent(_values(r, k)) for k in kinds)]) for c, r in by_category]
-        parts.append(f"### {shown}: image AUROC by category and kind\n\n" + "\n".join(lines))
+        parts.append(f"### {BASE}: image AUROC by category and kind\n\n" + "\n".join(lines))
     parts.append("### Is anything no better than chance?\n\n" + _structure(rows, run, categories, kinds))
     parts.append("### Diagnostics\n\n" + _diagnostics(run, means))
     parts.append(_provenance(rows))
@@ -94,10 +77,8 @@ def comparisons(run: Sequence[str]) -> list[tuple[str, str, list[str]]]:
     """(end of the title, with which arm, which arms) for the arms that were run; none where nothing can be compared."""
     found = []
     for against, what, those in COMPARED:
-        if against == BASE and BASE not in run:
-            against, what = STAND_IN, f", because {BASE} was not run here"
         compared = [arm for arm in run if arm in those and arm != against]
-        if compared and (against in run or against != RARE):
+        if compared:
             found.append((against + what, against, compared))
     return found
 

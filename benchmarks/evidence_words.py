@@ -33,17 +33,6 @@ WHAT = {
     "inpainting": "student that restores hidden cells",
     "bank": "nearest normal features, no training",
     "shared": "one detector for all categories with the steps of all",
-    "rare-stains": "older: L_con, stains simulated half as often",
-    "f-only-rare-stains": "the same, forward only",
-    "rare-stains-denoising": "the same, denoising student",
-    "no-relief": "older still: L_con, stains half as often, no dents and bumps",
-    "f-only-no-relief": "the same, forward only",
-    "bare": "the same as no-relief, the map is not filled",
-    "bare-wide-margin": "bare, L_div up to 1 - cos = 1 (margin 1)",
-    "bare-no-copies": "bare, no mirrored or turned copies",
-    "bare-no-mahalanobis": "bare, no Mahalanobis distance",
-    "bare-discrepancy": "bare, the discrepancy alone makes the map",
-    "f-only-bare-discrepancy": "the same, forward only",
 }
 MVTEC_AD = {
     *("bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill", "screw", "tile", "toothbrush"),
@@ -73,7 +62,7 @@ standardise, and levels are weighed by what the student can predict of good pict
 no positions, they take a joint or a brick wherever it lies; the Mahalanobis distance is divided by what is normal at its
 position. Mirrored or turned copies are added only where the training set itself shows them to be natural
 (bikd_fast/training/mirrors.py). What that does to structured categories (tiles, brick) stands in the tables above. The embedded
-set holds no woven category; the third set does (wicker; by hand, docs/trials.md)."""
+set holds no woven category; the third set does (wicker)."""
 HEADER = """# Evidence: what each part is worth
 
 Written by `python benchmarks/evidence.py --page` from [benchmarks/results/evidence.csv](../benchmarks/results/evidence.csv);
@@ -81,21 +70,16 @@ nobody typed a figure of ours. An arm is a configuration of configs/ with overri
 under the same teacher, the same pictures and the same protocol: the last step counts, thresholds and weights come from held-out
 good pictures, the test pictures choose nothing within a run. Between runs it was otherwise: the defaults of `bikd` were
 developed while looking at the embedded set's results, those of the baselines were not, beyond trials that they learn at all.
-The section `mvtec:surfaces` is of a second set, other surfaces with other kinds of defects (benchmarks/surfaces.py, on ten
-textures of two free games), on which the Mahalanobis distance and the filling of the map were chosen and whose dents prompted
-simulated ones. Ground that nobody has tuned on is nearer to it than to the embedded set. Simulated dents, how often stains are
-simulated and leaving L_con out were judged on a third set (benchmarks/grounds.txt): new grounds, but the same kinds of defects
-as on the second. Its figures were measured by hand and stand in docs/trials.md, not here. The baselines' maps are not filled.
-Figures are per cent, mean ± standard deviation over seeds.
+The section `mvtec:grounds` is of a third set, other surfaces with other kinds of defects, which anybody can make again
+(benchmarks/grounds.txt, with benchmarks/surfaces.py): on it simulated dents, how often stains are simulated, leaving L_con out and
+the number of steps were judged, so it is not untouched either, but nearer to ground that nobody has tuned on. The Mahalanobis
+distance and the filling of the map were chosen on a second set of the same kinds of defects, by figures that stand in
+docs/trials.md. The baselines' maps are not filled. Figures are per cent, mean ± standard deviation over seeds.
 
 `bikd`, `f-only`, `stpm` and `rd` have all steps (620; a bank makes none), every other arm half of them, so what is compared with
 each other has as many, but for `half-steps` against `bikd`. A part is worth what `half-steps` is ahead of the arm without it. Arms
 that differ from `half-steps` only in what is made after training (the filling, the distance, weights of the map) take up its
 networks, so the difference is the part's alone, and say no time of training.
-
-Arms from `rare-stains` on are older and have defaults of before, as their lines say; in those measured before 59ef089 (the lists
-that end the sections) the balance of the two directions lay in the losses instead of the rates, where it did next to nothing
-(docs/method.md): the teacher learned at its full rate and the student more slowly. They stay until they are measured anew.
 
 A difference *exceeds the seed noise* here if its mean over seeds is larger than the standard deviation over seeds of both arms and
 has the same sign for every seed; with one seed nothing can be said. That is a low bar and no significance test."""

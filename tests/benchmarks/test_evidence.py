@@ -80,7 +80,7 @@ def test_every_arm_can_work_and_no_two_are_alike():
 
 
 def test_an_arm_that_differs_after_training_takes_up_what_another_has_trained(tmp_path):
-    others = ["half-steps", "no-head", "no-mahalanobis", "channel-weights", "discrepancy", "bare", "bikd"]
+    others = ["half-steps", "no-head", "no-mahalanobis", "channel-weights", "discrepancy", "bikd"]
     assert evidence.trained_alike("no-fill", others, []) == ["half-steps", "no-mahalanobis", "channel-weights"]
     assert evidence.trained_alike("no-head", ["bikd", "discrepancy"], []) == ["discrepancy"]
     run, done = tmp_path / "run", tmp_path / "done"
@@ -143,29 +143,16 @@ def differences(arm, against):
 def test_every_arm_is_compared_once_and_with_what_it_differs_from_in_one_thing():
     run = list(evidence.ARMS)
     found = {against: (title, arms) for title, against, arms in evidence_page.comparisons(run)}
-    assert list(found) == ["bikd", "half-steps", "with-con", "rare-stains", "no-relief", "bare"] and found["bikd"][0] == "bikd"
-    assert "f-only" in found["bikd"][1] and "bikd" not in found["bikd"][1] and found["with-con"][1] == ["rare-stains"]
+    assert list(found) == ["bikd", "half-steps"] and found["bikd"][0] == "bikd"
+    assert "f-only" in found["bikd"][1] and "bikd" not in found["bikd"][1]
     assert {"no-div", "no-fill", "no-head", "shared"} <= set(found["half-steps"][1])
-    everything = [arm for _, arms in found.values() for arm in arms]
-    assert set(everything) == set(run) - {"bikd", "bare"}
-    assert sorted(everything) == sorted([*set(everything), "no-relief"])  # it says what two things are worth
+    assert sorted(arm for _, arms in found.values() for arm in arms) == sorted(set(run) - {"bikd"})
     for against, (_, arms) in found.items():
         for arm in arms:
             if evidence.ARMS[arm][0] == "bikd" and "discrepancy" not in arm:  # these lack two parts at once
                 assert len(differences(arm, against)) == 1, (arm, against, differences(arm, against))
-    for discrepancy, against in (("discrepancy", "half-steps"), ("bare-discrepancy", "bare")):
-        assert differences(discrepancy, against) == {"model.head", "model.mahalanobis"}
-        assert differences(f"f-only-{discrepancy}", discrepancy) == {"objective.beta"}
-
-
-def test_without_the_base_arms_are_compared_with_its_stand_in_and_the_title_says_so():
-    run = ["no-relief", "f-only-no-relief", "bare", "bare-discrepancy", "bank"]
-    assert evidence_page.comparisons(run) == [
-        ("no-relief, because bikd was not run here", "no-relief", ["bank"]),
-        ("no-relief: both without simulated dents", "no-relief", ["f-only-no-relief"]),
-        (evidence_page.comparisons(["bare", "bare-discrepancy"])[0][0], "bare", ["no-relief", "bare-discrepancy"]),
-    ]
-    assert evidence_page.comparisons(["no-relief"])[0][1:] == ("bare", ["no-relief"])  # and not with itself
+    assert differences("discrepancy", "half-steps") == {"model.head", "model.mahalanobis"}
+    assert differences("f-only-discrepancy", "discrepancy") == {"objective.beta"}
     assert evidence_page.comparisons(["bikd"]) == []
 
 
@@ -185,7 +172,7 @@ def test_the_page_names_what_was_not_run_and_shows_other_options_apart(tmp_path,
     assert "| stpm |" in trial and "| bikd |" not in trial and "Not run: bikd, rd, bank." in trial
     assert "kind of defect is, on any" not in page and "- bikd: crack on nut (50.0 ± 0.0)" in page
     assert "what is published on MVTec AD" not in page
-    assert "because measured before there were any, in rd: not those of bikd." in old and "no-relief itself was not run" in old
+    assert "because measured before there were any, in rd: not those of bikd." in old
     assert "Not run: stpm." in page
     assert "| **bikd** | the defaults: both directions, without L_con | 93.0 ± 0.7 |" in page
     assert "because measured before" not in page
