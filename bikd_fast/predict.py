@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
         help=f"which results to write, of {','.join(KINDS)}, all, none; default csv,json,heatmaps",
     )
     found.add_argument("--tile", type=int, metavar="PIXELS", help="cut large pictures into squares of this side, a multiple of 32")
-    found.add_argument("--overlap", type=float, default=0.25, help="share of a tile that its neighbour covers too; default 0.25")
+    found.add_argument("--overlap", type=float, help="share of a tile that its neighbour covers too; default 0.25")
     found.add_argument("--every", type=int, default=1, metavar="N", help="only each N-th frame of a video or camera")
     found.add_argument("--batch", type=int, default=8, help="pictures through the network at a time; default 8")
     found.add_argument("--device", help="cpu, cuda, cuda:1 ...; default the GPU where there is one")
@@ -48,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_intermixed_args(arguments)
     if options.every < 1 or options.batch < 1:
         parser().error("--every and --batch must be at least 1")
+    if options.overlap is not None and options.tile is None:
+        parser().error(f"--overlap {options.overlap}: without --tile PIXELS there are no tiles that could overlap")
 
     from bikd_fast.inference.command import predict_command
 

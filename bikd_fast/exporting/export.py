@@ -38,11 +38,13 @@ def export_detector(
         picture_size: (H, W) of the pictures that the file will be given, which it then resizes by itself.
 
     Raises:
-        ExportError: the format's tools are missing, there is nothing to check with, a score differs by more than
+        ExportError: the format's tools are missing, there is nothing to check with, a size is below 1, a score differs by more than
             ``tolerance`` relative, or a label flips. Nothing is left at ``path`` that was not there before.
     """
     if not pictures:
         raise ExportError("no pictures to check the export with: those of the run are gone. Give a folder with --pictures DIR.")
+    if picture_size is not None and min(picture_size) < 1:
+        raise ExportError(f"--picture-size {picture_size[0]} {picture_size[1]}: height and width must be at least 1 pixel.")
     chosen = FORMATS[format]
     module = Exportable(detector, picture_size)
     description = describe(module)

@@ -19,7 +19,8 @@ from bikd_fast.inference.writers import DRAWN, Writers, verdict
 
 def predict_command(options: Namespace) -> int:
     """Options of bikd_fast/predict.py -> exit code: 0, or 1 where a picture could not be read."""
-    tiling = Tiling(options.tile, options.overlap) if options.tile else None
+    overlap = Tiling.overlap if options.overlap is None else options.overlap
+    tiling = None if options.tile is None else Tiling(options.tile, overlap)
     folder = find_detector(options.run, options.category)
     base = folder.parent if folder.is_file() else folder
     output = options.output or base / "predictions"
@@ -40,7 +41,7 @@ def predict_command(options: Namespace) -> int:
                 print(_line(result, thresholds[0]), flush=True)
         bar.close()
     summary = ", ".join(f"{count} {what}" for what, count in sorted(found.items())) or "nothing"
-    print(f"{sum(found.values())} pictures: {summary}" + (f"; results in {output}" if options.write else ""), file=sys.stderr)
+    print(f"{sum(found.values())} pictures: {summary}" + (f"; results in {output}" if writers.kinds else ""), file=sys.stderr)
     if found["unknown"]:
         print(f"no verdicts: {chosen.get('promise', 'this detector has no threshold.')}", file=sys.stderr)
     if math.isnan(thresholds[1]) and {"masks", "polygons"} & set(options.write):

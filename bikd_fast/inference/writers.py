@@ -44,7 +44,7 @@ class Writers:
     """Takes results in order and writes what was asked for into ``folder``; a context manager.
 
     Args:
-        folder: made if missing; files of the same names are replaced.
+        folder: made if missing and anything is to be written; files of the same names are replaced.
         kinds: some of csv, json, heatmaps, masks, polygons.
         thresholds: (threshold of a score, of a pixel), NaN for none; without the second no masks, and regions null.
         colours: (low, high) of the heat maps; None takes them from the first picture.
@@ -72,7 +72,8 @@ class Writers:
         self._drawing: Future[dict[str, Any]] | None = None
         text: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}  # of names that are not UTF-8; valid JSON too
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            if self.kinds:
+                folder.mkdir(parents=True, exist_ok=True)
             self._csv = (folder / "scores.csv").open("w", newline="", **text) if "csv" in self.kinds else None
             self._json = (folder / ".scores.json.part").open("w", **text) if self._wants_json else None
         except OSError as error:

@@ -81,6 +81,14 @@ def test_without_pictures_there_is_no_export(run, detector, pictures, tmp_path, 
         export.main([*words, "--output", str(tmp_path / "d.xml")])
 
 
+@pytest.mark.parametrize("size", [("0", "5"), ("5", "-1")])
+def test_pictures_without_a_size_are_refused(size, run, pictures, tmp_path, capsys):
+    words = [str(run / "dots"), "--pictures", str(pictures), "--output", str(tmp_path / "x.onnx"), "--picture-size", *size]
+    assert guarded(lambda: export.main(words)) == 2
+    assert f"error: --picture-size {' '.join(size)}: height and width must be at least 1 pixel" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_pictures_of_a_run_are_those_nearest_the_threshold_and_some_of_the_rest(tmp_path, monkeypatch):
     monkeypatch.setattr(parity, "MOST", 8)
     paths = []

@@ -54,6 +54,8 @@ def test_files_of_a_run(run, detector, pictures, tmp_path, capsys):
 def test_nothing_is_written_unasked(run, pictures, tmp_path, capsys):
     assert predict.main([str(run / "dots"), str(pictures / "a/0.png"), "--write", "csv", "--output", str(tmp_path)]) == 0
     assert [p.name for p in tmp_path.iterdir()] == ["scores.csv"]
+    nowhere = f"{pictures}/a/0.png/x"  # where no folder can be made
+    assert predict.main([str(run / "dots"), str(pictures / "a/0.png"), "--write", "none", "--output", nowhere]) == 0
 
 
 def test_an_unreadable_picture_does_not_end_the_rest(run, pictures, tmp_path, capsys):
@@ -164,14 +166,16 @@ def test_errors_are_one_line(run, pictures, tmp_path, capsys):
         ([str(tmp_path), picture], "no detector.safetensors there"),
         ([str(run / "dots"), picture, "--device", "cuda:99"], "--device cuda:99: not usable here"),
         ([str(run / "dots"), picture, "--tile", "100"], "multiple of 32"),
+        ([str(run / "dots"), picture, "--tile", "0"], "--tile 0: the side of a tile must be a multiple of 32"),
         ([str(run / "dots"), picture, "--output", f"{pictures}/a/0.png/x"], "cannot be written to"),
     ):
         assert guarded(lambda arguments=arguments: predict.main(arguments)) == 2
         err = capsys.readouterr().err.strip()
         assert err.startswith("error: ") and message in err and len(err.splitlines()) == 1
-    for words in (["--write", "everything"], ["--every", "0"], ["--batch", "0"]):
+    for words in (["--write", "everything"], ["--every", "0"], ["--batch", "0"], ["--overlap", "0.4"]):
         with pytest.raises(SystemExit):
             predict.main([str(run / "dots"), picture, *words])
+        assert words[0] in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_disk_that_is_full_is_said(run, pictures, tmp_path, monkeypatch):
