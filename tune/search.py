@@ -16,7 +16,7 @@ from bikd_fast.config import ConfigError, RunConfig
 from bikd_fast.config_checks import check
 from bikd_fast.homes import there_or_from_home
 from tune import space as spaces
-from tune.state import STATE, Options, kept
+from tune.state import STATE, Options, taken_up
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,8 +85,9 @@ def parse(words: Sequence[str]) -> tuple[Options, dict[str, Any], bool]:
         options.validation = str(Path(options.validation).resolve())
     names_of(config)  # the embedded set is written before workers ask for it, and a missing one is told now
     base = plain(config)
-    space, _ = spaces.load(Path(options.space) if options.space else None, options.latency)
+    space, maps = spaces.load(Path(options.space) if options.space else None, options.latency)
     spaces.first_points(space, base, [])
+    spaces.check_ends(space, maps, base)
     return options, base, False
 
 
@@ -143,12 +144,10 @@ def _taken_up(given: argparse.Namespace, rest: Sequence[str]) -> tuple[Options, 
         raise ConfigError(f"resume: {given.resume} holds no search (no {STATE} there).")
     if rest:
         raise ConfigError(f"resume: a search goes on with its own settings; leave out {' '.join(rest)}.")
-    found = kept(Path(given.resume))
-    options = Options(**found["options"] | {"output": given.resume})
-    options.first = tuple(options.first)
+    options, base = taken_up(Path(given.resume))
     if given.address:
         options.address = given.address
-    return options, found["base"], True
+    return options, base, True
 
 
 if __name__ == "__main__":

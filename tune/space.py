@@ -6,7 +6,7 @@ Every range holds the default, so that the first trial can be the defaults. Keys
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 
 from bikd_fast.config import ConfigError, MapConfig
-from bikd_fast.search.settings import TEACHER_RATE, neat, read
+from bikd_fast.config_checks import check_values
+from bikd_fast.search.settings import TEACHER_RATE, apply, neat, read
 from bikd_fast.simulation.kinds import KINDS
 
 
@@ -87,21 +88,39 @@ def load(path: Path | None, latency: bool = False) -> tuple[Space, dict[str, lis
         return space, maps
     try:
         given = yaml.safe_load(path.read_text()) or {}
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"space: {path} cannot be read as YAML ({error}).") from error
     if not isinstance(given, dict):
         raise ConfigError(f"space: {path} must hold keys with ranges, such as `objective.beta: [0, 0.5]`.")
     for key, value in given.items():
-        if key.startswith("map."):
+        if str(key).startswith("map."):
             name = key.removeprefix("map.")
             if name not in MapConfig.__dataclass_fields__:
                 raise ConfigError(f"space: {key} is no setting of the map.")
-            maps[name] = list(value or [])
+            if not isinstance(value, list | None):
+                raise ConfigError(f"space: {key}: {value!r} is no list of values. Write [{value}], or null for none.")
+            maps[name] = value or []
         elif value is None:
             space.pop(key, None)
         else:
-            space[key] = _entry(key, value)
+            space[key] = _entry(str(key), value)
     return space, maps
+
+
+def check_ends(space: Space, maps: Mapping[str, Sequence[Any]], base: Mapping[str, Any]) -> None:
+    """Try on the job's settings whatever a file has changed: every value of a map setting or a choice, both ends of a range.
+
+    Raises:
+        ConfigError: one of them makes no settings, or some that cannot work; names the key, the value and the reason.
+    """
+    tried = {f"map.{name}": tuple(values) for name, values in maps.items() if tuple(values) != MAPS.get(name)}
+    changed = {key: entry for key, entry in space.items() if entry not in (SPACE.get(key), LATENCY.get(key))}
+    tried |= {key: entry.values if isinstance(entry, Choice) else (entry.low, entry.high) for key, entry in changed.items()}
+    for key, value in ((key, value) for key, values in tried.items() for value in values):
+        try:
+            check_values(apply(base, {key: value}))
+        except ConfigError as error:
+            raise ConfigError(f"space: {key}: {value!r} cannot be tried: {error}") from error
 
 
 def _entry(key: str, value: Any) -> Range | Choice:

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from bikd_fast.config import ConfigError
 from bikd_fast.errors import UserError
 from bikd_fast.files import write_text
 
@@ -48,9 +49,41 @@ def remember(options: Options, base: dict[str, Any], **more: Any) -> None:
 
 
 def kept(folder: Path) -> dict[str, Any]:
-    """What DIR/search.json holds; empty where there is no search."""
+    """What DIR/search.json holds; empty where there is no search.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     path = folder / STATE
-    return json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        found = json.loads(path.read_text()) if path.is_file() else {}
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: damaged ({error}). Restore a copy, or search anew in another folder.") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: holds no state of a search. Restore a copy, or search anew in another folder.")
+    return found
+
+
+def taken_up(folder: Path) -> tuple[Options, dict[str, Any]]:
+    """Options and the job's settings (plain data) of the search in a folder, wherever it lies now.
+
+    Raises:
+        UserError: what is kept of it is damaged or not of this version.
+    """
+    from bikd_fast.search.settings import apply
+
+    found = kept(folder)
+    try:
+        options = Options(**found["options"] | {"output": str(folder)})
+        options.first = tuple(options.first)
+        apply(found["base"], {})
+    except (KeyError, TypeError, ConfigError) as error:
+        what = f"missing {error}" if isinstance(error, KeyError) else error
+        raise UserError(
+            f"{folder / STATE}: does not fit this version of bikd_fast ({what}). Go on with the version that wrote it, or "
+            "search anew in another folder."
+        ) from error
+    return options, found["base"]
 
 
 def read_settings(path: str) -> dict[str, Any]:

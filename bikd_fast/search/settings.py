@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,7 +50,7 @@ def read(settings: Mapping[str, Any], key: str) -> Any:
         ConfigError: there is no such setting.
     """
     if key == TEACHER_RATE:
-        return neat(settings["training"]["lr_teacher"] / settings["training"]["lr_student"])
+        return neat(settings["training"]["lr_teacher"] / (settings["training"]["lr_student"] or math.inf))
     found: Any = settings
     for part in key.split("."):
         try:

@@ -9,6 +9,7 @@ import pytest
 
 from bikd_fast.arguments import load_run
 from bikd_fast.config import ConfigError, MapConfig, RunConfig
+from bikd_fast.errors import UserError
 from bikd_fast.search.settings import plain
 from tune.findings import gain, importance, read
 from tune.outputs import write
@@ -235,6 +236,22 @@ def test_mistakes_are_told_before_anything_starts(folder, tmp_path, words, said)
     words = [word.format(new=tmp_path / "new", old=folder) for word in words]
     with pytest.raises(Exception, match=re.escape(said)):
         parse(words)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "damaged"),
+        ("[]", "no state"),
+        ("{}", "missing 'options'"),
+        ('{"options": {"output": "x", "speed": 1}, "base": {}}', "speed"),
+        ('{"options": {"output": "x"}, "base": {"model": {"colour": 1}}}', "colour"),
+    ],
+)
+def test_a_damaged_search_is_not_taken_up(tmp_path, content, said):
+    (tmp_path / "search.json").write_text(content)
+    with pytest.raises(UserError, match=rf"{tmp_path}/search\.json: .*{said}.* another folder"):
+        parse(["--resume", str(tmp_path)])
 
 
 def test_the_data_set_itself_is_no_validation_set(tiny_mvtec, tmp_path):

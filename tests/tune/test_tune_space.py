@@ -4,12 +4,12 @@ import pytest
 import yaml
 
 from bikd_fast.arguments import load_run
-from bikd_fast.config import ConfigError, RunConfig
+from bikd_fast.config import ConfigError, RunConfig, TrainingConfig
 from bikd_fast.config_checks import check
 from bikd_fast.search.settings import TEACHER_RATE, apply, plain, read
 from bikd_fast.search.trial import rungs
 from tune.schedule import clipped, scheduler
-from tune.space import KNOWN, MAPS, SPACE, Choice, Range, first_points, inside, load
+from tune.space import KNOWN, MAPS, SPACE, Choice, Range, check_ends, first_points, inside, load
 
 BASE = plain(RunConfig())
 
@@ -69,10 +69,28 @@ def test_a_file_narrows_widens_and_removes(tmp_path):
     assert space["objective.beta"] == Range(0.1, 0.4) and space["model.size"] == Range(0.25, 1.0, log=True)
     assert "objective.margin" not in space and maps["sigma"] == [3] and maps["combine"] == list(MAPS["combine"])
     assert space["simulation.foreground"] == Choice((True,))
-    for wrong in ("objective.beta: [0.4, 0.1]", "objective.beta: 3", "map.sigmoid: [1]", "- a", "model.size: [0, 1, log]"):
-        file.write_text(wrong)
+    check_ends(space, maps, BASE)
+    faults = ("objective.beta: [0.4, 0.1]", "objective.beta: 3", "map.sigmoid: [1]", "- a", "model.size: [0, 1, log]")
+    for wrong in (*faults, "map.sigma: 3", "3: 4", "\udcff\udcfe"):
+        file.write_text(wrong, errors="surrogateescape")
         with pytest.raises(ConfigError, match="space"):
             load(file)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["map.sigma: [3, -1]", "map.combine: [zz]", "map.sigma: [wide]", "objective.beta: [0, 1.5]", "model.depth: {values: [1, 0]}"],
+)
+def test_what_a_file_adds_is_tried_before_anything_starts(tmp_path, entry):
+    (tmp_path / "space.yaml").write_text(entry)
+    with pytest.raises(ConfigError, match=f"space: {entry.split(':')[0]}: .* cannot be tried"):
+        check_ends(*load(tmp_path / "space.yaml"), BASE)
+
+
+def test_a_student_that_stands_still_has_no_rate_to_search():
+    still = plain(RunConfig(training=TrainingConfig(lr_student=0.0, lr_teacher=0.0)))
+    with pytest.raises(ConfigError, match=r"training\.lr_student: the job's own value 0\.0 lies outside"):
+        first_points(SPACE, still, [])
 
 
 def test_rungs_are_parts_of_one_training():
