@@ -14,7 +14,7 @@ _WITHIN: dict[str, tuple[float, float]] = {  # both ends work
     "objective.beta": (0, 1),
     "objective.margin": (0, 2),
     **{f"training.{share}": (0, 1) for share in ("warmup", "forward_only", "ramp", "teacher_frozen")},
-    "map.sigma": (0, 256),  # the whole picture
+    "map.sigma": (0, 128),  # half of the picture
     "seed": (-(2**42), 2**42),  # times a million it is still a number of 64 bits (training/sampling.py)
 }
 _POSITIVE = (
@@ -25,7 +25,7 @@ _NOT_NEGATIVE = (
     "data.cache_gb", "objective.forward_corrupt", "objective.forward_clean", "objective.segmentation", "training.lr_student",
     "training.lr_teacher", "training.weight_decay", "training.max_bad_steps",
 )  # fmt: skip
-_LARGEST = 16_384  # side of a picture in pixels; the matrix that blurs its map takes half a GB
+_LARGEST = 8192  # side of a picture in pixels; the matrix that blurs its map takes half a GB
 
 
 def check(config: RunConfig) -> None:
@@ -69,6 +69,11 @@ def check_values(config: RunConfig) -> None:
     if not 0 < config.map.false_alarms < 1:
         raise ConfigError(f"map.false_alarms: {config.map.false_alarms} is not between 0 and 1, both excluded.")
     model, size = config.model, config.data.image_size
+    if ":" in model.teacher:
+        raise ConfigError(
+            f"model.teacher: {model.teacher!r} names a place, and a detector has to be loaded without one. Give timm's name of the "
+            "network, and its weights by --model.weights FILE."
+        )
     if model.pool < 1 or model.pool % 2 == 0:
         raise ConfigError(f"model.pool: {model.pool} is not an odd number of positions of at least 1.")
     if not model.strides or len(set(model.strides)) < len(model.strides):

@@ -19,6 +19,7 @@ from bikd_fast.config import MapConfig, ModelConfig
 from bikd_fast.errors import UserError
 from bikd_fast.files import whole
 from bikd_fast.models.backbone import Backbone
+from bikd_fast.models.described import built_from, mapping, numbers
 from bikd_fast.models.filling import added
 from bikd_fast.models.head import SegmentationHead, smoothing
 from bikd_fast.models.mahalanobis import Mahalanobis
@@ -216,7 +217,7 @@ class Detector(nn.Module):
 
     @classmethod
     def load(cls, run: str | Path, device: str | torch.device = "cpu") -> Detector:
-        """Load from a run folder or a detector file; runs no code of the file.
+        """Load from a run folder or a detector file; runs no code of the file and asks no network.
 
         Raises:
             DetectorError: no detector there, several to choose from, a damaged file or another format.
@@ -233,14 +234,14 @@ class Detector(nn.Module):
             what = "no detector of bikd_fast" if found is None else f"a detector of format {found}, and this version reads {FORMAT}"
             raise DetectorError(f"{path}: {what}. Train again, or use the version that wrote it.")
         try:
-            detector = cls(ModelConfig(**described["model"]), MapConfig(**described["map"]), described["image_size"])
+            detector = cls(*built_from(described, tensors))
             detector.backbone.fold()
             detector.load_state_dict(tensors)
-            detector.level_weights, detector.mix = tuple(described["level_weights"]), tuple(described["mix"])
-            detector.about = described["about"]
-        except (KeyError, TypeError, RuntimeError) as error:  # a setting or a tensor that this version knows otherwise
-            reason = " ".join(str(error).split())[:160]  # torch names the tensor in its second line
-            raise DetectorError(f"{path}: does not fit this version of bikd_fast ({reason}). Train again.") from error
+            detector.level_weights = numbers(described, "level_weights", len(detector.student.channels))
+            detector.mix, detector.about = numbers(described, "mix", 4), mapping(described, "about")
+        except (UserError, TypeError, ValueError, RuntimeError) as error:  # a setting or a tensor that this version knows otherwise
+            reason = " ".join(str(error).split())[:240]  # torch names the tensor in its second line
+            raise DetectorError(f"{path}: does not fit this version of bikd_fast ({reason.rstrip('.')}). Train again.") from error
         return detector.to(device).eval().requires_grad_(False)
 
 

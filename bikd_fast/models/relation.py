@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
+from bikd_fast.config import ConfigError
 from bikd_fast.models.plain_students import EncoderStudent, Student
 
 WINDOW = 3  # side of the window that a matrix is averaged over, in positions of the coarser of its two levels
@@ -29,7 +30,7 @@ class RelationStudent(Student):
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], size: float = 1.0, depth: int = 2) -> None:
         if len(channels) < 2:
-            raise ValueError(f"model.student relation needs at least two levels, model.strides gives {len(channels)}.")
+            raise ConfigError(f"model.student: relation needs at least two levels, and model.strides gives {len(channels)}.")
         super().__init__([a * b for a, b in zip(channels, channels[1:])])
         self.net = EncoderStudent(channels, strides, size, depth)
 

@@ -122,18 +122,39 @@ def test_a_foreign_safetensors_file_is_refused(tmp_path):
         Detector.load(tmp_path)
 
 
-def test_a_detector_of_another_version_is_refused(detector, tmp_path):
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """Description and tensors of a saved detector."""
     from safetensors import safe_open
+
+    path = tmp_path_factory.mktemp("parts") / "detector.safetensors"
+    made = Detector(ModelConfig(weights="random", size=0.125), MapConfig(), 64)
+    made.backbone.fold()
+    made.save(path)
+    with safe_open(path, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+        return json.loads(file.metadata()["bikd_fast"]), tensors
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model.forgotten", 1), ("model.teacher", 3), ("model.teacher", "hf-hub:evil/x"), ("model.teacher", "local-dir:/evil"),
+        ("model.teacher", "nope"), ("model.strides", []), ("model.strides", "x"), ("model.strides", [3]), ("model.student", []),
+        ("model.size", 1e4), ("model.size", -1), ("model.depth", 10**6), ("map.combine", "zz"), ("map.score", "zz"),
+        ("map.sigma", -3), ("map.sigma", 1e9), ("image_size", 10**6), ("image_size", 8192), ("image_size", "64"), ("mix", "abcd"),
+        ("mix", []), ("level_weights", [1.0]), ("level_weights", None), ("about", []), ("model", None),
+    ],
+)  # fmt: skip
+def test_a_description_that_cannot_be_meant_is_refused_before_anything_large_is_built(parts, tmp_path, key, value):
     from safetensors.torch import save_file
 
-    detector.save(tmp_path)
-    path = tmp_path / "detector.safetensors"
-    with safe_open(path, framework="pt") as file:
-        described = json.loads(file.metadata()["bikd_fast"])
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-    described["model"]["forgotten"] = 1
-    save_file(tensors, path, metadata={"bikd_fast": json.dumps(described)})
-    with pytest.raises(DetectorError, match="does not fit this version"):
+    described = json.loads(json.dumps(parts[0]))
+    *group, last = key.split(".")
+    (described[group[0]] if group else described)[last] = value
+    save_file(parts[1], tmp_path / "detector.safetensors", metadata={"bikd_fast": json.dumps(described)})
+    said = rf"detector\.safetensors: does not fit this version of bikd_fast \(.*{key}.*: .*Train again"
+    with pytest.raises(DetectorError, match=said):
         Detector.load(tmp_path)
 
 

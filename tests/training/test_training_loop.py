@@ -141,6 +141,7 @@ def test_held_out_pictures_are_never_trained_on(share):
         ("training.weight_decay", "-1"), ("objective.segmentation", "-1"), ("objective.forward_corrupt", "-1"),
         ("training.forward_only", "-0.05"), ("training.lr_student", "-1"), ("training.lr_student", ".nan"),
         ("training.checkpoint_seconds", "-1"), ("training.max_bad_steps", "-1"), ("map.sigma", "-1"), ("map.sigma", ".inf"),
+        ("model.teacher", "hf-hub:timm/resnet18"),
         ("seed", "99999999999999999999999"), ("simulation.nuisance", "5"), ("simulation.kinds", "{hole: -1}"),
     ],
 )  # fmt: skip
