@@ -42,23 +42,28 @@ def _all_below(folder: Path) -> list[Path]:
 def match_masks(pictures: list[Path], mask_folder: Path) -> list[Path]:
     """The mask of every picture: the file in mask_folder named STEM_mask.* or STEM.*, in the order of the pictures.
 
-    Raises DataError for a picture without its mask and for a mask without its picture."""
+    Raises DataError for a picture without its mask, a mask without its picture, and where two of either claim the same."""
+    by_stem: dict[str, Path] = {}
+    for picture in pictures:
+        if picture.stem in by_stem:
+            raise DataError(f"{picture}: its mask would be that of {by_stem[picture.stem].name} too. Rename one of them.")
+        by_stem[picture.stem] = picture
     masks: dict[str, Path] = {}
     for file in list_pictures(mask_folder):
-        masks[file.stem] = file
-    paired = []
+        plain = file.stem.removesuffix("_mask")
+        of = plain if plain in by_stem else file.stem
+        if of not in by_stem:
+            raise DataError(
+                f"{file}: a mask without its picture (looked for {plain}.* beside the other pictures). Restore the picture or "
+                "remove the mask."
+            )
+        if of in masks:
+            raise DataError(f"{file}: {masks[of].name} is a mask of {by_stem[of].name} as well. Remove one of them.")
+        masks[of] = file
     for picture in pictures:
-        mask = masks.pop(f"{picture.stem}_mask", None) or masks.pop(picture.stem, None)
-        if mask is None:
+        if picture.stem not in masks:
             raise DataError(
                 f"{picture}: no mask {picture.stem}_mask.png in {mask_folder}. Add it, or take all masks away to "
                 "measure pictures only."
             )
-        paired.append(mask)
-    if masks:
-        orphan = next(iter(masks.values()))
-        raise DataError(
-            f"{orphan}: a mask without its picture (looked for {orphan.stem.removesuffix('_mask')}.* beside the other "
-            "pictures). Restore the picture or remove the mask."
-        )
-    return paired
+    return [masks[picture.stem] for picture in pictures]

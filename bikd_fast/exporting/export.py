@@ -14,6 +14,7 @@ from bikd_fast.exporting.errors import ExportError
 from bikd_fast.exporting.formats import FORMATS
 from bikd_fast.exporting.module import Exportable, describe
 from bikd_fast.exporting.parity import TOLERANCE, Parity, compare
+from bikd_fast.files import write_text
 from bikd_fast.models.detector import Detector
 from bikd_fast.versions import versions
 
@@ -66,7 +67,7 @@ def export_detector(
         }
         for file in files:
             shutil.move(file, path.parent / file.name)
-    path.with_name(path.name + ".json").write_text(json.dumps(record, indent=1) + "\n")
+    write_text(path.with_name(path.name + ".json"), json.dumps(record, indent=1) + "\n")
     return record
 
 

@@ -11,6 +11,7 @@ import torch
 
 from bikd_fast.arguments import load_run
 from bikd_fast.data import open_dataset
+from bikd_fast.files import write_text
 from bikd_fast.inference.diagnostics import of_training
 from bikd_fast.inference.evaluation import evaluate_category
 from bikd_fast.inference.shares import ALONE, Share
@@ -76,7 +77,7 @@ def evaluate_run(
         return None
     results = {category.name: results[category.name] for category in categories if category.name in results}
     metrics = {"categories": results, "mean": mean_metrics(list(results.values()))}
-    (run / "metrics.json").write_text(to_json(metrics))
+    write_text(run / "metrics.json", to_json(metrics))
     print(metrics_table(metrics))
     print(f"\nmetrics  {run / 'metrics.json'}")
     if report and config.report:
@@ -87,7 +88,7 @@ def evaluate_run(
 def _together(run: Path, results: dict, place: int, places: int, leads: bool, meet: Callable[[], None]) -> dict:
     """The results of all processes, over files of the run folder, which they share; the first process gets them."""
     parts = [run / f".measured-{number}.json" for number in range(places)]
-    parts[place].write_text(json.dumps(results))  # with NaN as NaN, floats to the last bit
+    write_text(parts[place], json.dumps(results))  # with NaN as NaN, floats to the last bit
     meet()
     if not leads:
         return {}

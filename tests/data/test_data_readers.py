@@ -3,6 +3,7 @@
 import pytest
 
 from bikd_fast.data import DataError, describe, has_masks, open_dataset
+from bikd_fast.data.listing import match_masks
 
 
 def mvtec(put, put_mask, root="set", name="nut", good="good", kind="bent", suffix="png"):
@@ -208,3 +209,19 @@ def test_describe_counts(tmp_path, put, put_mask):
     mvtec(put, put_mask)
     line = describe(open_dataset("mvtec", tmp_path / "set", ["all"])).splitlines()[1]
     assert line.split() == ["nut", "3", "1", "2", "bent", "2"]
+
+
+@pytest.mark.parametrize(
+    ("pictures", "masks", "said"),
+    [
+        (["a.png"], ["a.png", "a_mask.png"], r"a_mask\.png: a\.png is a mask of a\.png as well"),
+        (["a.png"], ["a.bmp", "a.png"], r"m/a\.png: a\.bmp is a mask of a\.png as well"),
+        (["a.jpg", "a.png"], ["a.png"], r"p/a\.png: its mask would be that of a\.jpg too"),
+    ],
+)
+def test_two_that_claim_each_other_are_named(tmp_path, pictures, masks, said):
+    for name in (*(f"p/{picture}" for picture in pictures), *(f"m/{mask}" for mask in masks)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match=said):
+        match_masks([tmp_path / "p" / name for name in pictures], tmp_path / "m")
