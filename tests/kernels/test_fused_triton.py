@@ -11,7 +11,7 @@ from triton_tests import DEVICE, NEEDS_TRITON, poisoned  # noqa: F401
 pytestmark = NEEDS_TRITON
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 ODD = ((20, 7, 7), (5, 3, 3))
-EVEN = ((64, 8, 8), (128, 8, 4))
+EVEN = ((64, 4, 8), (128, 4, 4))
 LOOPED = ((160, 4, 4), (300, 3, 3))  # NCHW: more channels than a tile keeps
 
 
@@ -104,7 +104,7 @@ def test_objective_options(last: bool) -> None:
     check_objective(inputs | dict(adapter_clean=None, adapter_corrupt=None), "triton", dead="torch")
     nothing = [torch.zeros_like(r) for r in inputs["regions"]]
     check_objective(inputs | dict(regions=nothing), "triton")
-    check_objective(objective_inputs(LOOPED, last=last, device=DEVICE), "triton")
+    check_objective(objective_inputs(LOOPED, 1, last=last, device=DEVICE), "triton")
 
 
 @pytest.mark.parametrize("wanted", ["student", "adapter", "none"])
