@@ -1,8 +1,9 @@
 """anomaly_map: discrepancy -> upsample -> combine -> blur -> score, in as few passes as the mathematics allows."""
 
 import math
+import operator
 from collections.abc import Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -84,17 +85,23 @@ def _checked(
             raise ValueError(f"level {level} holds {t.shape[0]} images, level 0 holds {teacher[0].shape[0]}")
         if min(t.shape[1:]) < 1:
             raise ValueError(f"level {level} is empty: {tuple(t.shape)}")
-    height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    height, width = (_fixed(side) for side in ((size, size) if isinstance(size, int) else size))
     if height < 1 or width < 1:
         raise ValueError(f"size must be at least 1 x 1, got {height} x {width}")
-    weights = tuple(scale_list(scale_weights, len(teacher)))
+    weights = tuple(_fixed(w) for w in scale_list(scale_weights, len(teacher)))
     if not all(math.isfinite(w) and w >= 0 for w in weights):
         raise ValueError(f"scale_weights must be finite and >= 0, got {weights}")
     one_of("combine", combine, COMBINES)
     if combine == "mean" and sum(weights) == 0:
         raise ValueError("combine='mean' divides by the sum of scale_weights, which is 0")
+    sigma = _fixed(float(sigma))
     if not (math.isfinite(sigma) and sigma >= 0):
         raise ValueError(f"sigma must be a finite number >= 0 (pixels of the map; 0 is no blur), got {sigma}")
     one_of("padding", padding, PADDINGS)
-    levels = tuple((t.shape[2], t.shape[3]) for t in teacher)
-    return reference.MapSpec(levels, (height, width), weights, combine, float(sigma), bool(align_corners), padding)
+    levels = tuple((_fixed(t.shape[2]), _fixed(t.shape[3])) for t in teacher)
+    return reference.MapSpec(levels, (height, width), weights, combine, sigma, bool(align_corners), padding)
+
+
+def _fixed(number: Any) -> Any:
+    """An int or a float as it is; where torch.compile would leave it open, as this graph's own: the matrices are made from it."""
+    return float(f"{number}") if isinstance(number, float) else operator.index(number)

@@ -52,18 +52,21 @@ def statistics_kernel(T, S, OUT, eps2, HW, ROWS, CHANNELS, C: tl.constexpr, BLOC
 
 @triton.jit
 def flat_kernel(T, S, PART, size, chunks, stride, BLOCK: tl.constexpr):
-    """PART[0..3] of one chunk of one image = its share of |t|^2, |s|^2, <t, s>, |t - s|^2."""
+    """PART[0..2] of one chunk of one image = its share of |t|^2, |s|^2 and, k being the chunk's own |t| / |s|, |t - k s|^2 / k."""
     pid = tl.program_id(0)
     image = pid // chunks
     i = (pid % chunks) * BLOCK + tl.arange(0, BLOCK)
     base = image.to(tl.int64) * size
     t = load_wide(T + base + i, i < size)
     s = load_wide(S + base + i, i < size)
-    tl.store(PART + pid, tl.sum(t * t, axis=0))
-    tl.store(PART + stride + pid, tl.sum(s * s, axis=0))
-    tl.store(PART + 2 * stride + pid, tl.sum(t * s, axis=0))
-    e = t - s
-    tl.store(PART + 3 * stride + pid, tl.sum(e * e, axis=0))
+    tt = tl.sum(t * t, axis=0)
+    ss = tl.sum(s * s, axis=0)
+    both = (tt != 0) & (ss != 0)  # else <t, s> is 0, and so is what is stored; a NaN stays
+    k = tl.sqrt(tl.where(both, tt, 1.0)) / tl.sqrt(tl.where(both, ss, 1.0))
+    e = t - k * s
+    tl.store(PART + pid, tt)
+    tl.store(PART + stride + pid, ss)
+    tl.store(PART + 2 * stride + pid, tl.where(both, tl.sum(e * e, axis=0) / k, 0.0))
 
 
 @triton.jit
@@ -109,16 +112,23 @@ def launch_statistics(teacher: Sequence[Tensor], student: Sequence[Tensor], over
 
 
 def flat_statistics(t: Tensor, s: Tensor, eps: float) -> Tensor:
-    """(3, B): d, |t|^2, |s|^2 of the flattened maps, both dense in one layout; sums of partials in float64."""
+    """(3, B): d, |t|^2, |s|^2 of the flattened maps, both dense in one layout; sums of partials in float64.
+
+    With a = |t|, b = |s| and q = |t - (a / b) s|^2 / (a / b) of every chunk, <t, s> = sum of a b - q / 2, and for norms A and B of
+    the whole 1 - cos = 1/2 sum of (a / A - b / B)^2 + q / (A B): nothing cancels, whatever the lengths.
+    """
     batch, size = t.shape[0], t[:1].numel()
     chunks = -(-size // FLAT_BLOCK)
-    part = torch.empty(4, batch, chunks, dtype=torch.float32, device=t.device)
+    part = torch.empty(3, batch, chunks, dtype=torch.float32, device=t.device)
     if part.numel():
         flat_kernel[(batch * chunks,)](t, s, part, size, chunks, batch * chunks, BLOCK=FLAT_BLOCK, num_warps=4)
-    tt, ss, ts, ee = part.sum(-1, dtype=torch.float64)
+    part = part.double()
+    tt, ss, q = part.sum(-1)
     nt, ns = (x.clamp_min(eps * eps).sqrt() for x in (tt, ss))
+    a, b = part[:2].sqrt()
+    away = 0.5 * (((a / nt[:, None] - b / ns[:, None]) ** 2).sum(-1) + q / (nt * ns))
     live = (tt > eps * eps) & (ss > eps * eps)
-    d = torch.where(live, (ee - (nt - ns) ** 2) / (2 * nt * ns), 1 - ts / (nt * ns))  # the same, less cancellation
+    d = torch.where(live, away, 1 - ((a * b).sum(-1) - 0.5 * q) / (nt * ns))
     return torch.stack([d, tt, ss]).float()
 
 

@@ -8,6 +8,8 @@ No sum crosses a program, and the only atomic is a maximum, so the result is the
 
 from .lang import tl, triton
 
+LOST = tl.constexpr(1024.0)  # a difference this many times smaller than what it is of has lost three of seven digits
+
 
 @triton.jit
 def _accumulate(t, s, tt, ss, ts, dd):
@@ -16,34 +18,53 @@ def _accumulate(t, s, tt, ss, ts, dd):
 
 
 @triton.jit
-def _one_minus_cosine(tt, ss, ts, dd, EPS: tl.constexpr):
-    """1 - cos = (|t - s|^2 - (|t| - |s|)^2) / (2 |t| |s|): no cancellation where t and s nearly agree."""
-    eps2: tl.constexpr = EPS * EPS
-    nt = tl.sqrt(tt)
-    ns = tl.sqrt(ss)
-    radial = nt - ns
-    live = (tt > eps2) & (ss > eps2)
-    accurate = 0.5 * (dd - radial * radial) / tl.where(live, nt * ns, 1.0)
-    clamped = 1.0 - ts * tl.rsqrt(tl.where(tt > eps2, tt, eps2)) * tl.rsqrt(tl.where(ss > eps2, ss, eps2))
-    dead = (tt <= eps2) | (ss <= eps2)  # a NaN is neither live nor dead and takes the accurate branch, which keeps it
-    return tl.where(dead, clamped, accurate)
-
-
-@triton.jit
-def _positions(T, S, b, block, LEVELS: tl.constexpr, l: tl.constexpr, EPS: tl.constexpr):
-    """Discrepancy of BLOCK_P neighbouring positions of one image of one level; T and S may lie in different layouts."""
+def _pieces(T, S, p, k, LEVELS: tl.constexpr, l: tl.constexpr):
+    """Channels k of the positions p of both sides in float32, 0 outside: (P, C) where both are channels_last, else (C, P)."""
     C: tl.constexpr = LEVELS[l][0]
     HW: tl.constexpr = LEVELS[l][1]
     T_LAST: tl.constexpr = LEVELS[l][4]
     S_LAST: tl.constexpr = LEVELS[l][5]
+    EVEN: tl.constexpr = C % LEVELS[l][6] == 0 and HW % LEVELS[l][7] == 0
+    if T_LAST and S_LAST:
+        offset = p[:, None] * C + k[None, :]
+        if EVEN:
+            t = tl.load(T + offset).to(tl.float32)
+            s = tl.load(S + offset).to(tl.float32)
+        else:
+            inside = (p < HW)[:, None] & (k < C)[None, :]
+            t = tl.load(T + offset, mask=inside, other=0.0).to(tl.float32)
+            s = tl.load(S + offset, mask=inside, other=0.0).to(tl.float32)
+    else:
+        to = p[None, :] * C + k[:, None] if T_LAST else k[:, None] * HW + p[None, :]
+        so = p[None, :] * C + k[:, None] if S_LAST else k[:, None] * HW + p[None, :]
+        if EVEN:
+            t = tl.load(T + to).to(tl.float32)
+            s = tl.load(S + so).to(tl.float32)
+        else:
+            inside = (k < C)[:, None] & (p < HW)[None, :]
+            t = tl.load(T + to, mask=inside, other=0.0).to(tl.float32)
+            s = tl.load(S + so, mask=inside, other=0.0).to(tl.float32)
+    return t, s
+
+
+@triton.jit
+def _positions(T, S, b, block, LEVELS: tl.constexpr, l: tl.constexpr, EPS: tl.constexpr):
+    """Discrepancy of BLOCK_P neighbouring positions of one image of one level; T and S may lie in different layouts.
+
+    1 - cos = (|t - s|^2 - (|t| - |s|)^2) / (2 |t| |s|) has no cancellation where t and s nearly agree, and takes one walk. Where
+    they agree but for their lengths it has, and the block is walked once more, out of a cache, with t - k s, k = |t| / |s|.
+    """
+    C: tl.constexpr = LEVELS[l][0]
+    HW: tl.constexpr = LEVELS[l][1]
     BLOCK_C: tl.constexpr = LEVELS[l][6]
     BLOCK_P: tl.constexpr = LEVELS[l][7]
     p = block * BLOCK_P + tl.arange(0, BLOCK_P)
     c = tl.arange(0, BLOCK_C)
     T += b.to(tl.int64) * (C * HW)
     S += b.to(tl.int64) * (C * HW)
-    axis: tl.constexpr = 1 if T_LAST and S_LAST else 0  # of the channels in a tile
-    if T_LAST and S_LAST:
+    last: tl.constexpr = LEVELS[l][4] and LEVELS[l][5]
+    axis: tl.constexpr = 1 if last else 0  # of the channels in a tile
+    if last:
         tt = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
     else:
         tt = tl.zeros([BLOCK_C, BLOCK_P], tl.float32)
@@ -51,28 +72,37 @@ def _positions(T, S, b, block, LEVELS: tl.constexpr, l: tl.constexpr, EPS: tl.co
     ts = tt
     dd = tt
     for c0 in range(0, C, BLOCK_C):
-        k = c0 + c
-        if T_LAST and S_LAST:
-            offset = p[:, None] * C + k[None, :]
-            if C % BLOCK_C == 0 and HW % BLOCK_P == 0:
-                t = tl.load(T + offset).to(tl.float32)
-                s = tl.load(S + offset).to(tl.float32)
-            else:
-                inside = (p < HW)[:, None] & (k < C)[None, :]
-                t = tl.load(T + offset, mask=inside, other=0.0).to(tl.float32)
-                s = tl.load(S + offset, mask=inside, other=0.0).to(tl.float32)
-        else:
-            to = p[None, :] * C + k[:, None] if T_LAST else k[:, None] * HW + p[None, :]
-            so = p[None, :] * C + k[:, None] if S_LAST else k[:, None] * HW + p[None, :]
-            if C % BLOCK_C == 0 and HW % BLOCK_P == 0:
-                t = tl.load(T + to).to(tl.float32)
-                s = tl.load(S + so).to(tl.float32)
-            else:
-                inside = (k < C)[:, None] & (p < HW)[None, :]
-                t = tl.load(T + to, mask=inside, other=0.0).to(tl.float32)
-                s = tl.load(S + so, mask=inside, other=0.0).to(tl.float32)
+        t, s = _pieces(T, S, p, c0 + c, LEVELS, l)
         tt, ss, ts, dd = _accumulate(t, s, tt, ss, ts, dd)
-    return _one_minus_cosine(tl.sum(tt, axis), tl.sum(ss, axis), tl.sum(ts, axis), tl.sum(dd, axis), EPS), p
+    tt = tl.sum(tt, axis)
+    ss = tl.sum(ss, axis)
+    ts = tl.sum(ts, axis)
+    dd = tl.sum(dd, axis)
+    eps2: tl.constexpr = EPS * EPS
+    nt = tl.sqrt(tt)
+    ns = tl.sqrt(ss)
+    radial = nt - ns
+    live = (tt > eps2) & (ss > eps2)
+    twice = dd - radial * radial
+    d = 0.5 * twice / tl.where(live, nt * ns, 1.0)
+    if tl.max((live & (LOST * twice < dd)).to(tl.int32), 0) > 0:
+        k = tl.where(live, nt, 1.0) / tl.where(live, ns, 1.0)
+        FEWER: tl.constexpr = BLOCK_C // 4 if BLOCK_C > 4 else 1  # channels at a time, for the registers of the first walk to do
+        few = tl.arange(0, FEWER)
+        if last:
+            k = k[:, None]
+            ee = tl.zeros([BLOCK_P, FEWER], tl.float32)
+        else:
+            k = k[None, :]
+            ee = tl.zeros([FEWER, BLOCK_P], tl.float32)
+        for c0 in range(0, C, FEWER):
+            t, s = _pieces(T, S, p, c0 + few, LEVELS, l)
+            e = t - k * s
+            ee = tl.fma(e, e, ee)
+        d = 0.5 * tl.sum(ee, axis) / tl.where(live, tt, 1.0)
+    clamped = 1.0 - ts * tl.rsqrt(tl.where(tt > eps2, tt, eps2)) * tl.rsqrt(tl.where(ss > eps2, ss, eps2))
+    dead = (tt <= eps2) | (ss <= eps2)  # a NaN is neither live nor dead and takes the accurate branch, which keeps it
+    return tl.where(dead, clamped, d), p
 
 
 @triton.jit

@@ -86,7 +86,7 @@ def scaled(grads: Sequence[Tensor], upstream: Tensor, positions: Sequence[int | 
     """grads[k] * upstream / fold_for(positions[k]), in place and without a host sync on a GPU; new tensors under torch.compile."""
     if torch.compiler.is_compiling():
         factors = [upstream if n is None else upstream / traced_fold(n, g.device) for g, n in zip(grads, positions)]
-        return [g * factor.to(torch.float32) for g, factor in zip(grads, factors)]
+        return [g * (factor if g.dtype == torch.float64 else factor.float()) for g, factor in zip(grads, factors)]
     folds = [fold_for(n) for n in positions]
     if on_triton:
         held = [(g, fold) for g, fold in zip(grads, folds) if g.numel()]

@@ -57,6 +57,15 @@ def oracle(
     return maps, flat.sort(dim=1, descending=True).values[:, :topk].mean(1)
 
 
+def nearly_parallel(ratio: float, last: bool = False) -> tuple[Tensor, Tensor]:
+    """(1, 1024, 4, 4) twice, d = 5e-7: 1 - c in float32 keeps one digit of it. The first is `ratio` times as long."""
+    generator = torch.Generator().manual_seed(0)
+    t = torch.randn(1, 1024, 4, 4, generator=generator)
+    s = (t + 1e-3 * torch.randn(1, 1024, 4, 4, generator=generator)) / ratio
+    kind = torch.channels_last if last else torch.contiguous_format
+    return t.contiguous(memory_format=kind), s.contiguous(memory_format=kind)
+
+
 def worst(got: Tensor, expected: Tensor, floor: float = 0.01) -> float:
     """Largest deviation relative to the largest expected value, or to `floor`; inf where anything is not a number."""
     deviation = (got.double().cpu() - expected).abs().max() / expected.abs().max().clamp_min(floor)

@@ -8,7 +8,7 @@ import torch
 from bikd_kernels import anomaly_map
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from map_cases import features, oracle, worst
+from map_cases import features, nearly_parallel, oracle, worst
 from torch import Tensor
 
 reference = importlib.import_module("bikd_kernels.reference.anomaly_map")
@@ -101,10 +101,12 @@ def test_score_does_not_depend_on_whether_the_map_is_kept() -> None:
 
 def test_slices_of_the_batch_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     teacher, student = features(batch=5)
-    whole = anomaly_map(teacher, student, 32)
+    options = ({}, {"score": "topk", "topk": 7})
+    whole = [anomaly_map(teacher, student, 32, **given) for given in options]
     monkeypatch.setattr(reference, "CHUNK_BYTES", 1)
-    sliced = anomaly_map(teacher, student, 32)
+    sliced = [anomaly_map(teacher, student, 32, **given) for given in options]
     torch.testing.assert_close(sliced, whole, rtol=1e-6, atol=1e-6)
+    assert (whole[1][1] < whole[0][1]).all()
     assert anomaly_map([t[:0] for t in teacher], [s[:0] for s in student], 32)[0].shape == (0, 32, 32)
 
 
@@ -137,6 +139,44 @@ def test_no_gradient_no_autocast_no_trace_of_either() -> None:
         cast, _ = anomaly_map(teacher, [s.detach() for s in student], 32)
     assert torch.equal(tracked, plain)
     assert torch.equal(cast, plain)
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_small_differences_keep_their_digits(traced: bool) -> None:
+    def head(t: Tensor, s: Tensor) -> Tensor:
+        return anomaly_map([t], [s], 4, sigma=0.0)[0]
+
+    torch._dynamo.reset()
+    for ratio in (1.0, 3.0, 1e5):
+        t, s = nearly_parallel(ratio)
+        maps = (torch.compile(head, fullgraph=True, backend="aot_eager") if traced else head)(t, s)
+        assert worst(maps, oracle([t], [s], 4, sigma=0.0)[0], floor=0.0) < 2e-5
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_compiles_for_other_shapes_sizes_and_settings(dynamic: bool | None) -> None:
+    """Each has a graph of its own: the matrices are made from them."""
+    def head(side: tuple[int, int], size: int, sigma: float, weights: list[float]) -> None:
+        teacher, student = ([torch.randn(2, 6, *side, generator=torch.Generator().manual_seed(k))] for k in (0, 1))
+        given = dict(sigma=sigma, scale_weights=weights)
+        torch.testing.assert_close(compiled(teacher, student, size, **given), anomaly_map(teacher, student, size, **given))
+
+    torch._dynamo.reset()
+    compiled = torch.compile(anomaly_map, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for case in (((6, 6), 16, 4.0, [1.0]), ((7, 9), 16, 4.0, [1.0]), ((8, 5), 20, 4.0, [1.0]), ((8, 5), 24, 2.5, [1.0]),
+                 ((8, 5), 24, 1.5, [0.5]), ((8, 5), 24, 1.5, [0.3])):
+        head(*case)
+
+
+def test_one_level_in_float64_and_tensors_without_numbers() -> None:
+    teacher, student = features()
+    teacher[1] = teacher[1].double()
+    maps, scores = anomaly_map(teacher, student, 32)
+    assert maps.dtype == scores.dtype == torch.float64
+    assert worst(maps, oracle(teacher, student, 32)[0]) < 1e-6
+    there = [[x.to("meta") for x in side] for side in (teacher, student)]
+    found = anomaly_map(*there, 32)
+    assert [(x.shape, x.dtype, x.device.type) for x in found] == [(x.shape, x.dtype, "meta") for x in (maps, scores)]
 
 
 @pytest.mark.parametrize("options", [{}, {"combine": "product"}, {"score": "topk", "return_map": False}])

@@ -36,7 +36,10 @@ def test_map_kernel_compiles_for_amd_without_scratch_memory() -> None:
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
 @pytest.mark.parametrize("layout", [name for name, (teacher, student) in LAYOUTS.items() if teacher == student])
 def test_every_load_of_features_is_wide_where_the_layouts_agree(dtype: str, layout: str) -> None:
+    """16 features of a side at once in the first walk of every level; the second, which few blocks take, has a quarter of them."""
     compiled, _ = compiled_discrepancy("sm_90", dtype, layout, BACKBONES["resnet18"])
     loads = re.findall(r"ld\.global[^\s]*", compiled.asm["ptx"])
-    assert loads
-    assert all(".v4.b32" in load for load in loads), set(loads)
+    size, levels = (2, 4)[dtype == "fp32"], len(BACKBONES["resnet18"])
+    wide = [load for load in loads if ".v4.b32" in load]
+    assert len(wide) >= levels * 2 * 16 * size // 16
+    assert all(f".v{size}.b32" in load for load in loads if load not in wide), set(loads)

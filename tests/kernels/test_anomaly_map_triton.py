@@ -8,7 +8,7 @@ from bikd_kernels import anomaly_map, map_launch
 from bikd_kernels.reference.anomaly_map import MapSpec
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from map_cases import features, oracle, worst
+from map_cases import features, nearly_parallel, oracle, worst
 from triton_tests import DEVICE, NEEDS_TRITON, poisoned  # noqa: F401
 
 pytestmark = NEEDS_TRITON
@@ -77,12 +77,12 @@ def test_any_shape(levels, batch, size, last) -> None:
     check(levels, size, batch, last=(last, False), limit=2e-6)
 
 
-def test_small_differences_keep_their_digits() -> None:
-    generator = torch.Generator().manual_seed(0)
-    t = torch.randn(1, 1024, 4, 4, generator=generator)
-    s = t + 1e-3 * torch.randn(1, 1024, 4, 4, generator=generator)  # d = 5e-7: 1 - c in float32 keeps one digit of it
-    maps, _ = anomaly_map([t.to(DEVICE)], [s.to(DEVICE)], 4, sigma=0.0, impl="triton")
-    expected, _ = oracle([t], [s], 4, sigma=0.0)
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("ratio", [1.0, 3.0, 1e5])
+def test_small_differences_keep_their_digits(ratio: float, last: bool) -> None:
+    t, s = (x.to(DEVICE) for x in nearly_parallel(ratio, last))
+    maps, _ = anomaly_map([t], [s], 4, sigma=0.0, impl="triton")
+    expected, _ = oracle([t.cpu()], [s.cpu()], 4, sigma=0.0)
     assert worst(maps, expected, floor=0.0) < 2e-5
 
 

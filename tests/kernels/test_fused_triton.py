@@ -6,6 +6,7 @@ from bikd_kernels import bidirectional_loss, cosine_discrepancy, region_counts, 
 from fused_cases import check_objective, check_pair, maps, objective_inputs, one_sign
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from map_cases import nearly_parallel
 from triton_tests import DEVICE, NEEDS_TRITON, poisoned  # noqa: F401
 
 pytestmark = NEEDS_TRITON
@@ -56,8 +57,13 @@ def test_float16_with_saved_statistics(options: dict, last: bool) -> None:
 def test_nearly_parallel_vectors(last: bool) -> None:
     teacher, noise = both(((64, 4, 4), (160, 3, 3)), last=last)
     student = [(t + 0.03 * n).detach().requires_grad_() for t, n in zip(teacher, noise)]
-    for reduction in ("mean", "none"):
-        check_pair(teacher, student, "triton", reduction=reduction)
+    for options in (dict(), dict(reduction="none"), dict(over="map"), dict(over="map", reduction="none")):
+        check_pair(teacher, student, "triton", **options)
+    t, s = nearly_parallel(3.0, last)  # and of other lengths, over several chunks
+    for over in ("position", "map"):
+        found, = cosine_discrepancy([t.to(DEVICE)], [s.to(DEVICE)], reduction="none", over=over, impl="triton")
+        exact, = cosine_discrepancy([t.double()], [s.double()], reduction="none", over=over)
+        torch.testing.assert_close(found.cpu().double(), exact, rtol=2e-5, atol=0)
 
 
 def test_weights_mixtures_and_strides() -> None:

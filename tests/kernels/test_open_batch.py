@@ -30,6 +30,24 @@ def test_compiled_for_any_batch(dtype: torch.dtype) -> None:
         same(objective(inputs), bidirectional_loss(**inputs)[0], leaves, dtype)
 
 
+@pytest.mark.parametrize("side", [16, 63, 64, 80])
+def test_compiled_float16_has_the_factor_of_its_positions(side: int) -> None:
+    """Below 4096 positions the factor grows with them, from there on it is the largest."""
+    torch._dynamo.reset()
+    teacher, student = (maps(((4, side, side),), 1, torch.float16, seed=k) for k in (0, 1))
+    pair = torch.compile(cosine_discrepancy, fullgraph=True, backend="aot_eager", dynamic=True)
+    same(pair(teacher, student), cosine_discrepancy(teacher, student), teacher + student, torch.float16)
+
+
+def test_compiled_float64_is_float64() -> None:
+    torch._dynamo.reset()
+    teacher, student = (maps(LEVELS, dtype=torch.float64, seed=k) for k in (0, 1))
+    found = torch.compile(cosine_discrepancy, fullgraph=True, backend="aot_eager")(teacher, student)
+    expected = cosine_discrepancy(teacher, student)
+    for a, b in zip(torch.autograd.grad(found / 3, student), torch.autograd.grad(expected / 3, student)):
+        torch.testing.assert_close(a, b, rtol=1e-14, atol=0)
+
+
 @pytest.mark.parametrize("reduction", ["mean", "none", "per_scale"])
 def test_compiled_with_one_level_and_no_gradient(reduction: str) -> None:
     torch._dynamo.reset()

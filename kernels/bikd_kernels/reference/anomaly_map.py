@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..layout import arranged, feature_view, is_channels_last, pieces, position_view
 from ..resample import resample_matrix
-from .cosine import Scratch, compared, squared_norm
+from .cosine import Scratch, compared
 
 Combine = Literal["sum", "mean", "product"]
 Score = Literal["max", "topk"]
@@ -50,10 +50,11 @@ def anomaly_map(
     eps: float = 1e-8,
 ) -> tuple[Tensor | None, Tensor]:
     """Reference of bikd_kernels.anomaly_map, arguments checked already; a CPU walks features and batch in pieces."""
+    dtype = torch.float64 if any(x.dtype == torch.float64 for x in (*teacher, *student)) else torch.float32
     if torch.compiler.is_compiling():
-        maps = combine_maps([discrepancy(t, s, eps) for t, s in zip(teacher, student)], spec)
+        maps = combine_maps([discrepancy(t, s, eps).to(dtype) for t, s in zip(teacher, student)], spec)
         return (maps if return_map else None), score_of(maps, score, topk)
-    levels = [_walked(t, s, eps) for t, s in zip(teacher, student)]
+    levels = [_walked(t, s, eps).to(dtype) for t, s in zip(teacher, student)]
     batch, step = len(levels[0]), _slice_length(levels[0].device, spec)
     if step >= batch:
         maps = combine_maps(levels, spec)
@@ -116,8 +117,11 @@ def discrepancy(teacher: Tensor, student: Tensor, eps: float) -> Tensor:
     """1 - cosine over the channels, (B, C, ...) -> (B, ...), float32 (float64 for float64 inputs), in few nodes of a graph."""
     dtype = torch.float64 if torch.float64 in (teacher.dtype, student.dtype) else torch.float32
     t, s = teacher.to(dtype), student.to(dtype)
-    scale = [squared_norm(x).clamp_min(eps * eps).rsqrt() for x in (t, s)]
-    return 1.0 - (t * s).sum(dim=1) * scale[0] * scale[1]
+    squared = [(x * x).sum(dim=1) for x in (t, s)]
+    held = [x.clamp_min(eps * eps) for x in squared]
+    e = t * held[0].rsqrt().unsqueeze(1) - s * held[1].rsqrt().unsqueeze(1)
+    missing = 2.0 - squared[0] / held[0] - squared[1] / held[1]  # exactly 0 where neither norm is below eps
+    return 0.5 * ((e * e).sum(dim=1) + missing)
 
 
 @torch.compiler.assume_constant_result
@@ -164,6 +168,6 @@ def _slice_length(device: torch.device, spec: MapSpec) -> int:
 
 def _full_precision(device_type: str) -> contextlib.AbstractContextManager:
     """Leave autocast: a map in bfloat16 has steps of 1 %, which merge neighbouring scores."""
-    if torch.is_autocast_enabled(device_type):
+    if device_type != "meta" and torch.is_autocast_enabled(device_type):
         return torch.autocast(device_type, enabled=False)
     return contextlib.nullcontext()

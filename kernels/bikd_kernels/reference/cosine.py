@@ -69,7 +69,7 @@ def vectors(x: Tensor, eps: float, spare: Tensor | None = None) -> Vectors:
     squared = squared_norm(x, spare)
     r = squared.clamp_min(eps * eps).rsqrt_()
     dead = squared <= eps * eps
-    if not dead.is_cuda and not bool(dead.any()):  # the usual case; asking a GPU would be a host sync
+    if dead.is_cpu and not bool(dead.any()):  # the usual case; asking a GPU would be a host sync
         return Vectors(x, squared, r, 0.0)
     return Vectors(x, squared, r, torch.where(dead, 0.5 - 0.5 * squared * r * r, 0))
 
