@@ -12,7 +12,18 @@ from torch.autograd import Function
 from torch.library import Library
 
 from .bidirectional_kernel import combine_kernel, objective_kernel
-from .checks import DEAD, as_levels, bytes_only, one_of, position_maps, positive_eps, same_shapes, scale_list
+from .checks import (
+    DEAD,
+    as_levels,
+    bytes_only,
+    number,
+    one_of,
+    position_maps,
+    positive_eps,
+    same_shapes,
+    scale_list,
+    tensor,
+)
 from .cosine import keep_gradients, take_gradients
 from .dispatch import choose, speaks_ptx
 from .layout import arranged, gradient_like, is_channels_last
@@ -163,7 +174,7 @@ def bidirectional_loss(
     student_clean, student_corrupt: S(n(x)), S(x~). float32, bfloat16, float16 in any mixture (float64 by the reference).
     regions: uint8 (B, H, W) a level from region_maps: 0 = N, 1 = ignored, 2 = P.
     adapter_clean, adapter_corrupt: raw adapter outputs G(E(x)), G(E(x~)); None: T = E, whose terms have no gradient.
-    beta: float or 0-dim tensor on the features' device: on a GPU it is never read by the host.
+    beta: float in 0..1 or 0-dim tensor on the features' device: on a GPU it is never read by the host.
     forward_weights: (w0, w1), of the corrupted and of the clean branch.
     peak: divide the loss by the larger of beta and 1 - beta, so that the direction that weighs more weighs 1.
     counts: (L, 2) divisors of the N and the P means, region_counts(regions) by default; data-parallel training passes the
@@ -176,7 +187,7 @@ def bidirectional_loss(
     flag is set or not), forward, backward (what enters the loss). ValueError for arguments that do not fit together.
     """
     one_of("dead", dead, DEAD)
-    positive_eps(eps)
+    eps = positive_eps(eps)
     named = {"clean": clean, "corrupt": corrupt, "student_clean": student_clean, "student_corrupt": student_corrupt}
     if (adapter_clean is None) != (adapter_corrupt is None):
         raise ValueError("give both adapter_clean and adapter_corrupt, or neither")
@@ -190,12 +201,17 @@ def bidirectional_loss(
     if isinstance(beta, Tensor) and (beta.dim() or beta.device != maps["clean"][0].device):
         where = f"shape {tuple(beta.shape)} on {beta.device}"
         raise ValueError(f"beta must be a float or a 0-dim tensor on {maps['clean'][0].device}, got {where}")
+    balance = 0.0 if isinstance(beta, Tensor) else number("beta", beta, 0, 1)
+    if not isinstance(forward_weights, list | tuple) or len(forward_weights) != 2:
+        raise ValueError(f"forward_weights must be two numbers, of the corrupted and of the clean branch, got {forward_weights!r}")
+    ahead = [number(f"forward_weights[{k}]", w) for k, w in enumerate(forward_weights)]
     levels = len(maps["clean"])
     scale = tuple(scale_list(scale_weights, levels))
     regions = [r.contiguous() for r in regions]
     frozen = [x.detach() for name in ("clean", "corrupt") for x in maps[name]]
     moving = [x for name in list(maps)[2:] for x in maps[name]]
-    impl = choose(impl, [*frozen, *moving, *regions] + ([] if counts is None else [counts]))
+    given = [] if counts is None else [tensor("counts", counts, f"a ({levels}, 2)")]
+    impl = choose(impl, [*frozen, *moving, *regions, *given])
     counts = region_counts(regions, impl) if counts is None else counts.detach()
     if tuple(counts.shape) != (levels, 2):
         raise ValueError(f"counts must have shape ({levels}, 2), got {tuple(counts.shape)}")
@@ -203,10 +219,9 @@ def bidirectional_loss(
     grad_student = recorded and any(x.requires_grad for x in moving[:2 * levels])
     grad_adapter = recorded and any(x.requires_grad for x in moving[2 * levels:])
 
-    options = (float(bound), float(margin), float(forward_weights[0]), float(forward_weights[1]), float(use_con),
-               float(use_div), float(use_anc), float(peak), float(eps))
+    options = (number("bound", bound), number("margin", margin), *ahead, float(use_con), float(use_div), float(use_anc),
+               float(peak), eps)
     beta_tensor = beta.detach() if isinstance(beta, Tensor) else None
-    settings = (levels, "adapter_clean" in maps, 0.0 if isinstance(beta, Tensor) else float(beta), scale,
-                options, dead == "zero", grad_student, grad_adapter, impl)
+    settings = (levels, "adapter_clean" in maps, balance, scale, options, dead == "zero", grad_student, grad_adapter, impl)
     loss, values = Objective.apply(settings, counts, beta_tensor, *frozen, *moving, *regions)
     return loss, dict(zip((*TERMS, "forward", "backward"), values.unbind()))

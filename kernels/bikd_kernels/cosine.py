@@ -12,7 +12,18 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.library import Library
 
-from .checks import DEAD, OVERS, REDUCTIONS, as_levels, one_of, position_maps, positive_eps, same_shapes, scale_list
+from .checks import (
+    DEAD,
+    OVERS,
+    REDUCTIONS,
+    as_levels,
+    one_of,
+    position_maps,
+    positive_eps,
+    refuse_forward_mode,
+    same_shapes,
+    scale_list,
+)
 from .cosine_kernel import pair_kernel
 from .cosine_statistics import Statistics, refuse_double_backward
 from .dispatch import choose
@@ -113,7 +124,7 @@ def take_gradients(ctx) -> list[Tensor]:
     Raises RuntimeError on a second backward pass and on double backward.
     """
     if torch.compiler.is_compiling():
-        return list(ctx.saved_tensors)
+        return list(ctx.saved_tensors) or list(ctx.grads)  # the latter: compiled autograd behind an eager forward pass
     refuse_double_backward()
     if ctx.grads is None:
         raise RuntimeError(
@@ -147,14 +158,16 @@ def cosine_discrepancy(
 
     Returns float32 values (float64 for float64 input), 0 for an empty batch. A scalar loss carries its gradient with it (but for
     float16 with weights, whose gradients have a range that only the upstream gradient tells): a second backward pass, except
-    under torch.compile, and double backward raise RuntimeError. ValueError for arguments that do not fit together.
+    under torch.compile, and double backward raise RuntimeError, and so does forward mode. ValueError for arguments that do not fit
+    together.
     """
     one_of("reduction", reduction, REDUCTIONS)
     one_of("over", over, OVERS)
     one_of("dead", dead, DEAD)
-    positive_eps(eps)
+    eps = positive_eps(eps)
     teacher, student = as_levels("teacher", teacher), as_levels("student", student)
     same_shapes("teacher", teacher, "student", student)
+    refuse_forward_mode([*teacher, *student])
     levels = len(student)
     scales = scale_list(scale_weights, levels)
     weight_maps: list[Tensor] = []

@@ -11,7 +11,6 @@ once a process in the log "bikd_kernels".
 """
 
 import functools
-import importlib.util
 import logging
 import os
 from collections.abc import Iterable
@@ -19,11 +18,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from .lang import MISSING
+
 logger = logging.getLogger("bikd_kernels")
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 IMPLEMENTATIONS = ("auto", "triton", "reference")
 
-HAS_TRITON = importlib.util.find_spec("triton") is not None
+HAS_TRITON = not MISSING
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"  # Triton reads it when a kernel is defined, so do we
 
 
@@ -36,7 +37,7 @@ def say_once(message: str) -> None:
 def _obstacle(tensors: list[Tensor]) -> str | None:
     """Why the Triton kernels cannot take these tensors, or None if they can."""
     if not HAS_TRITON:
-        return "Triton is not installed"
+        return MISSING or "Triton is not installed"
     wrong = [x.dtype for x in tensors if x.is_floating_point() and x.dtype not in KERNEL_DTYPES]
     if wrong:
         return f"the kernels take float32, bfloat16 and float16, not {wrong[0]}"

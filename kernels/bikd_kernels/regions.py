@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.library import Library
 
-from .checks import bytes_only
+from .checks import bytes_only, size_pair, tensor
 from .dispatch import choose
 from .lang import tl, triton
 
@@ -20,14 +20,16 @@ def region_maps(mask: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
 
     mask: (B, H, W) bool or float in [0, 1]. Returns one uint8 (B, h, w) map a size: 0 where the pooled mask is exactly 0
     (N), 2 where it is at least 0.5 (P), 1 in the ring between.
-    Raises ValueError if mask is not three-dimensional.
+    Raises ValueError if mask is not three-dimensional or sizes are not pairs of whole numbers.
     """
-    if mask.dim() != 3:
+    if tensor("mask", mask).dim() != 3:
         raise ValueError(f"mask must have shape (B, H, W), got {tuple(mask.shape)}")
+    if not isinstance(sizes, list | tuple):
+        raise ValueError(f"sizes must be a list of (height, width), got {type(sizes).__name__}")
     covered = mask.detach().to(torch.float32).unsqueeze(1)
     maps = []
-    for height, width in sizes:
-        pooled = F.adaptive_avg_pool2d(covered, (height, width)).squeeze(1)
+    for k, size in enumerate(sizes):
+        pooled = F.adaptive_avg_pool2d(covered, size_pair(f"sizes[{k}]", size, square=False)).squeeze(1)
         maps.append((pooled > 0).to(torch.uint8) + (pooled >= 0.5).to(torch.uint8))
     return maps
 

@@ -7,16 +7,19 @@ Sources: bilinear weights as in torch.nn.functional.interpolate; Gaussian taps a
 (order 0, radius int(truncate * sigma + 0.5), taps normalised to one).
 """
 
-import math
 from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .checks import blur_sigma
+
 Padding = Literal["zeros", "replicate", "reflect", "symmetric", "circular"]
 PADDINGS: tuple[str, ...] = get_args(Padding)
 TRUNCATE = 4.0
+WIDEST = 64  # greatest sigma, in lengths of the axis: the picture is even long before, and taps without end are no use
+STEP = 1 << 18  # taps laid on the matrix at a time
 
 
 def upsample_matrix(source: int, target: int, align_corners: bool = False) -> NDArray[np.float64]:
@@ -40,11 +43,9 @@ def upsample_matrix(source: int, target: int, align_corners: bool = False) -> ND
 
 def gaussian_taps(sigma: float, truncate: float = TRUNCATE) -> NDArray[np.float64]:
     """The 2 r + 1 taps of a Gaussian of `sigma` pixels, r = int(truncate sigma + 0.5), summing to one."""
-    if not (math.isfinite(sigma) and sigma >= 0):
-        raise ValueError(f"sigma must be a finite number >= 0 (pixels of the map; 0 is no blur), got {sigma}")
-    if sigma == 0:
+    radius = int(truncate * blur_sigma(sigma) + 0.5)
+    if radius == 0:
         return np.ones(1)
-    radius = int(truncate * sigma + 0.5)
     taps = np.exp(-0.5 / (sigma * sigma) * np.arange(-radius, radius + 1) ** 2)
     return taps / taps.sum()
 
@@ -73,16 +74,20 @@ def fold(index: NDArray[np.int64], length: int, padding: str) -> NDArray[np.int6
 
 
 def blur_matrix(length: int, sigma: float, padding: str = "reflect") -> NDArray[np.float64]:
-    """Gaussian blur of an axis as a (length, length) matrix."""
+    """Gaussian blur of an axis as a (length, length) matrix; ValueError for a sigma of more than WIDEST lengths."""
     _check_length(length, "length")
+    if blur_sigma(sigma) > WIDEST * length:
+        raise ValueError(f"sigma must be at most {WIDEST} times the map's {length} pixels, got {sigma}")
     taps = gaussian_taps(sigma)
-    radius = len(taps) // 2
-    rows = np.arange(length)[:, None]
-    columns = fold(rows + np.arange(-radius, radius + 1)[None, :], length, padding)
+    offsets = np.arange(len(taps)) - len(taps) // 2
     matrix = np.zeros((length, length))
-    rows, weights = np.broadcast_to(rows, columns.shape), np.broadcast_to(taps, columns.shape)
-    inside = columns >= 0
-    np.add.at(matrix, (rows[inside], columns[inside]), weights[inside])
+    step = max(1, STEP // len(taps))
+    for start in range(0, length, step):  # a few rows at a time: a wide blur has many taps a row
+        rows = np.arange(start, min(start + step, length))[:, None]
+        columns = fold(rows + offsets, length, padding)
+        inside = columns >= 0
+        places, weights = ((rows - start) * length + columns)[inside], np.broadcast_to(taps, columns.shape)[inside]
+        matrix[start : start + step] = np.bincount(places, weights, len(rows) * length).reshape(-1, length)
     return matrix
 
 

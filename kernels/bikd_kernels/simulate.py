@@ -4,16 +4,18 @@ import torch
 from torch import Tensor
 
 from . import simulate_kernel  # noqa: F401  registers torch.ops.bikd_kernels.simulate
+from .checks import has_values, number, tensor, whole
 from .dispatch import choose
-from .reference.simulate import clean_label, ramp, simulate_reference, widened
+from .reference.simulate import clean_label, laid_out_like, ramp, simulate_reference, widened
 
 VISIBLE = 2 / 255
 RADIUS, SPECK, FULL = 3, 8, 20
 
 
 def _check(images: Tensor, content: Tensor, depth: Tensor, opacity: Tensor, feather: Tensor) -> None:
-    if images.dim() != 4 or not images.is_floating_point():
-        raise ValueError(f"images must be a floating-point (B, C, H, W), got {images.dtype} {tuple(images.shape)}")
+    tensor("images", images)
+    if images.dim() != 4 or not images.is_floating_point() or not images.shape[1]:
+        raise ValueError(f"images must be a floating-point (B, C, H, W) with C > 0, got {images.dtype} {tuple(images.shape)}")
     b, _, h, w = images.shape
     for name, x, want in (
         ("content", content, tuple(images.shape)),
@@ -21,7 +23,7 @@ def _check(images: Tensor, content: Tensor, depth: Tensor, opacity: Tensor, feat
         ("opacity", opacity, (b,)),
         ("feather", feather, (b,)),
     ):
-        if tuple(x.shape) != want:
+        if tuple(tensor(name, x).shape) != want:
             raise ValueError(f"{name} must have shape {want}, got {tuple(x.shape)}")
 
 
@@ -49,18 +51,18 @@ def simulate(
     pixels beyond the picture's edge); count = median pixels in the (2 radius + 1)^2 window, radius <= 7.
     label = median where count >= speck, so that specks go, and whatever lies inside the outline where count >= full,
     so that the label of a half-visible change is whole and not a sieve.
-    Returns (corrupted (B, C, H, W) of images' dtype, label (B, H, W) bool); corrupted is blend where label, else images
-    exactly. Computed in float32 (float64 for float64 images); no gradient flows back.
-    On the CPU only the pixels inside the outline are computed. Raises ValueError for shapes that do not fit.
+    Returns (corrupted (B, C, H, W) of images' dtype and layout, label (B, H, W) bool); corrupted is blend where label, else
+    images exactly. Computed in float32 (float64 for float64 images); no gradient flows back.
+    On the CPU only the pixels inside the outline are computed. Raises ValueError for shapes that do not fit, for visible < 0.
     """
     _check(images, content, depth, opacity, feather)
+    visible, radius = number("visible", visible, 0), whole("radius", radius, 1, 7)
+    speck, full = whole("speck", speck), whole("full", full)
     images, content, depth, opacity, feather = (x.detach() for x in (images, content, depth, opacity, feather))
-    if not 1 <= radius <= 7:
-        raise ValueError(f"radius must lie in 1..7, got {radius}")
     if choose(impl, (images, content, depth, opacity, feather)) == "triton":
         options = (visible, radius, speck, full)
         return torch.ops.bikd_kernels.simulate(images, content, depth, opacity, feather, *options)
-    if impl == "auto" and not images.is_cuda and not torch.compiler.is_compiling():
+    if impl == "auto" and has_values(depth):
         return _simulate_inside(images, content, depth, opacity, feather, visible, radius, speck, full)
     return simulate_reference(images, content, depth, opacity, feather, visible, radius, speck, full)
 
@@ -114,4 +116,4 @@ def simulate_at(
     label = clean_label(kept[0].view(b, h, w), kept[1].view(b, h, w), radius, speck, full)
     corrupted = images.clone(memory_format=torch.contiguous_format)
     corrupted.view(-1)[where] = torch.where(label.view(-1)[plane], x + step, x).to(images.dtype)
-    return corrupted, label
+    return laid_out_like(corrupted, images), label

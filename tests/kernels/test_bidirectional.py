@@ -1,5 +1,7 @@
 """bidirectional_loss on the CPU: against the frozen formula, against operator 1, and its promises."""
 
+import math
+
 import pytest
 import torch
 from bikd_kernels import bidirectional_loss, cosine_discrepancy, region_counts, region_maps
@@ -266,8 +268,9 @@ def test_regions() -> None:
     assert coarse.dtype == torch.uint8 and coarse[0].tolist() == [[2, 0], [1, 0]] and coarse[1].sum() == 0
     assert torch.equal(fine == 2, mask) and not (fine == 1).any()
     assert region_counts([coarse, fine]).tolist() == [[6, 1], [111, 17]]
-    with pytest.raises(ValueError, match=r"mask must have shape \(B, H, W\)"):
-        region_maps(mask[0], [(2, 2)])
+    half = torch.zeros(1, 2, 4)
+    half[0, :, 0], half[0, 1, 2] = 1, 1
+    assert region_maps(half, [(1, 2)])[0].tolist() == [[[2, 1]]]  # exactly half is a defect, a quarter is not
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -278,6 +281,13 @@ def test_regions() -> None:
     (dict(beta=torch.empty((), device="meta")), "beta must be .* on cpu, got .* on meta"),
     (dict(clean=None), "clean must be a list of .* maps, got NoneType"),
     (dict(corrupt=[0.5] * 4), r"corrupt\[0\] must be .* tensor, got float"),
+    (dict(beta=None), "beta must be a finite number in 0..1, got None"), (dict(beta="x"), "beta must be .* got 'x'"),
+    (dict(beta=2), "beta must be .* got 2"), (dict(beta=-1), "beta must be .* got -1"), (dict(beta=math.nan), "beta .* got nan"),
+    (dict(margin=None), "margin must be a finite number, got None"), (dict(margin=math.nan), "margin must be .* got nan"),
+    (dict(bound="a"), "bound must be .* got 'a'"), (dict(forward_weights=(1, None)), r"forward_weights\[1\] must be a finite"),
+    *[(dict(forward_weights=w), "forward_weights must be two numbers") for w in ((1,), 1.0, (1, 1, 1))],
+    (dict(regions=None), "regions must be a list of .* maps, got NoneType"), (dict(regions=[None] * 4), r"regions\[0\] must be a"),
+    (dict(counts=[[1, 2]] * 4), r"counts must be a \(4, 2\) tensor, got list"),
     (dict(regions=[r == 1 for r in objective_inputs()["regions"]]), r"regions\[0\] must be uint8, .* got torch.bool"),
 ], ids=str)
 def test_wrong_arguments(change: dict, message: str) -> None:

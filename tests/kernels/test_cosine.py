@@ -1,5 +1,6 @@
 """cosine_discrepancy on the CPU: against the frozen formula, against torch's own operators, and its promises."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -89,6 +90,15 @@ def test_weights(reduction: str) -> None:
     binary = [w > 0.5 for w in weights]
     loss = cosine_discrepancy(maps(), maps(seed=1), weights=binary)
     torch.testing.assert_close(loss, cosine_discrepancy(maps(), maps(seed=1), weights=[w.float() for w in binary]))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "per_scale"])
+def test_a_negative_sum_of_weights_divides_as_well(reduction: str) -> None:
+    teacher, student = (maps(LEVELS[:2], seed=k) for k in (0, 1))
+    weights = [-torch.rand(2, h, w, generator=torch.Generator().manual_seed(0)) for _, h, w in LEVELS[:2]]
+    check_pair(teacher, student, "reference", weights=weights, reduction=reduction)
+    mirrored = cosine_discrepancy(teacher, student, weights=[-w for w in weights], reduction=reduction)
+    torch.testing.assert_close(cosine_discrepancy(teacher, student, weights=weights, reduction=reduction), mirrored)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
@@ -232,6 +242,46 @@ def test_wrong_options(change: dict, message: str) -> None:
         cosine_discrepancy(maps(), maps(seed=1), **change)
 
 
+@pytest.mark.parametrize(("change", "message"), [
+    (dict(eps="a"), "eps must be a finite number in .* got 'a'"), (dict(eps=None), "eps must be .* got None"),
+    (dict(eps=1e30), "eps must be .* in 1e-18..1e.18 .* got 1e.30"), (dict(eps=float("inf")), "eps must be .* got inf"),
+    (dict(scale_weights=1.0), "scale_weights must be a list of 4 numbers, got float"),
+    (dict(scale_weights=["a"] * 4), r"scale_weights\[0\] must be a finite number, got 'a'"),
+    (dict(scale_weights=[1.0, None, 1.0, 1.0]), r"scale_weights\[1\] must be a finite number, got None"),
+    (dict(scale_weights=[1.0, 1.0, 1.0, float("nan")]), r"scale_weights\[3\] must be a finite number, got nan"),
+    (dict(weights=None, scale_weights="abcd"), "scale_weights must be a list of 4 numbers, got str"),
+    (dict(weights=1.0), r"weights must be a list of \(B, H, W\) maps, got float"),
+    (dict(weights=[None] * 4), r"weights\[0\] must be a \(B, H, W\) tensor, got NoneType"),
+    (dict(weights=[np.ones((2, 6, 6))] * 4), r"weights\[0\] must be a \(B, H, W\) tensor, got ndarray"),
+    (dict(weights=[torch.ones(2, h, w, dtype=torch.complex64) for _, h, w in LEVELS]), r"weights\[0\] must hold real numbers"),
+], ids=str)
+def test_options_of_the_wrong_kind(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        cosine_discrepancy(maps(), maps(seed=1), **change)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    expected = cosine_discrepancy(maps(), maps(seed=1), eps=0.5, scale_weights=[0.5, 0.25, 1.0, 2.0])
+    found = cosine_discrepancy(maps(), maps(seed=1), eps=np.float32(0.5), scale_weights=np.array([0.5, 0.25, 1.0, 2.0], np.float32))
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_forward_mode_is_refused(reduction: str) -> None:
+    """Its tangent would be 0, without a word."""
+    (teacher,), (student,) = maps(LEVELS[:1]), maps(LEVELS[:1], seed=1)
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        found = cosine_discrepancy([teacher.detach()], [x], reduction=reduction)
+        return found if reduction == "mean" else found[0].sum()
+
+    x = student.detach()
+    for call in (lambda: torch.func.jvp(run, (x,), (x,)), lambda: torch.func.jacfwd(run)(x),
+                 torch.compile(lambda: torch.func.jvp(run, (x,), (x,)), backend="eager")):
+        with pytest.raises(RuntimeError, match=r"forward-mode differentiation .* is not supported"):
+            call()
+
+
 def test_wrong_maps() -> None:
     with pytest.raises(ValueError, match=r"teacher\[0\] has shape"):
         cosine_discrepancy(maps(batch=1), maps())
@@ -239,5 +289,7 @@ def test_wrong_maps() -> None:
         cosine_discrepancy(maps()[:3], maps())
     with pytest.raises(ValueError, match="holds no feature maps"):
         cosine_discrepancy([], [])
+    with pytest.raises(ValueError, match=r"teacher\[0\] has no channels, .* \(2, 0, 1, 1\)"):
+        cosine_discrepancy(maps(((0, 1, 1),)), maps(((0, 1, 1),)))
     with pytest.raises(ValueError, match=r"weights\[0\] must have shape \(2, 6, 6\)"):
         cosine_discrepancy(maps(), maps(), weights=[torch.ones(2, 1, 6)] * 4)

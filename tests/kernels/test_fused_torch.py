@@ -50,6 +50,37 @@ def test_compile_the_objective() -> None:
         torch.testing.assert_close(a, b, rtol=1e-6, atol=0)
 
 
+def test_compile_with_numbers_that_change() -> None:
+    inputs = objective_inputs(LEVELS)
+    torch._dynamo.reset()
+
+    def run(beta: float, eps: float) -> Tensor:
+        return bidirectional_loss(**inputs, beta=beta, eps=eps)[0]
+
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    for numbers in ((0.25, 1e-8), (0.5, 1e-7), (0.75, 1e-6)):
+        assert torch.equal(compiled(*numbers), run(*numbers))
+
+
+@pytest.mark.parametrize("operator", ["pair", "objective"])
+def test_compiled_autograd_behind_an_eager_forward_pass(operator: str) -> None:
+    for seed in (0, 1):
+        inputs = objective_inputs(LEVELS, seed=seed)
+        leaves = inputs["student_clean"]
+
+        def loss(given: dict = inputs) -> Tensor:
+            if operator == "pair":
+                return cosine_discrepancy(given["clean"], given["student_clean"])
+            return bidirectional_loss(**given)[0]
+
+        expected = torch.autograd.grad(3 * loss(), leaves)
+        value = 3 * loss()
+        with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")):
+            value.backward()
+        for x, g in zip(leaves, expected):
+            torch.testing.assert_close(x.grad, g, rtol=1e-6, atol=0)
+
+
 def test_export() -> None:
     class Loss(nn.Module):
         def forward(self, teacher: list[Tensor], student: list[Tensor]) -> tuple[Tensor, list[Tensor]]:

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -48,6 +50,20 @@ def test_blur_is_torchs_padded_convolution(padding: str) -> None:
 def test_a_constant_stays_a_constant(padding: str) -> None:
     matrix = resample_matrix(6, 25, 3.0, False, padding)
     np.testing.assert_allclose(matrix.sum(axis=1), np.ones(25), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("sigma", [5e-324, 1e-170, 1e-160, 0.1])
+def test_a_tiny_sigma_is_no_blur(sigma: float) -> None:
+    np.testing.assert_array_equal(blur_matrix(5, sigma), np.eye(5))
+
+
+def test_a_wide_blur_takes_little_memory() -> None:
+    tracemalloc.start()
+    matrix = blur_matrix(64, 2048.0, "symmetric")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 << 20  # 25 MiB where the taps of all rows are laid on it at once
+    np.testing.assert_allclose(matrix, 1 / 64, rtol=1e-3)
 
 
 def test_zero_padding_darkens_the_border_only() -> None:
@@ -107,6 +123,8 @@ def test_matrices_are_kept_and_cannot_be_written() -> None:
         (lambda: resample_matrix(4, 0), "length must be at least 1, got 0"),
         (lambda: resample_matrix(4, 4, -1.0), "sigma must be a finite number >= 0"),
         (lambda: resample_matrix(4, 4, float("nan")), "sigma must be a finite number >= 0"),
+        (lambda: resample_matrix(4, 4, 257.0), "sigma must be at most 64 times the map's 4 pixels, got 257.0"),
+        (lambda: gaussian_taps(None), "sigma must be a finite number >= 0"),
         (lambda: resample_matrix(4, 4, 1.0, False, "mirror"), "padding must be one of zeros, replicate, reflect"),
     ],
 )

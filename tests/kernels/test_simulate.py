@@ -1,11 +1,13 @@
 """simulate on the CPU against its rule."""
 
+import contextlib
 
 import numpy as np
 import pytest
 import torch
 from bikd_kernels import nuisance, simulate
 from simulate_cases import case, oracle
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 
 @pytest.mark.parametrize("impl", ["auto", "reference"])
@@ -77,6 +79,53 @@ def test_empty_batch_and_wrong_arguments() -> None:
         simulate(arguments[0], arguments[1], arguments[2][:, :-1], arguments[3], arguments[4])
     with pytest.raises(ValueError, match="radius"):
         simulate(*arguments, radius=8)
+
+
+@pytest.mark.parametrize("impl", ["auto", "reference"])
+def test_half_depth_is_computed_in_float32(impl: str) -> None:
+    images, content, *others = case(size=(24, 24))
+    halves = [x.bfloat16() for x in others]
+    exact = simulate(images, content, *(x.float() for x in halves), impl=impl)
+    for a, b in zip(simulate(images, content, *halves, impl=impl), exact):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("impl", ["auto", "reference"])
+def test_the_layout_is_that_of_the_pictures(impl: str) -> None:
+    images, content, *others = case(size=(16, 24))
+    expected = simulate(images, content, *others)[0]
+    for seen in (images.contiguous(memory_format=torch.channels_last), images.transpose(2, 3).contiguous().transpose(2, 3),
+                 torch.cat((images, images), 3)[..., :24], images):
+        for shown in (content, content.contiguous(memory_format=torch.channels_last)):
+            corrupted = simulate(seen, shown, *others, impl=impl)[0]
+            assert corrupted.stride() == torch.empty_like(seen).stride() and torch.equal(corrupted, expected)
+
+
+@pytest.mark.parametrize("impl", ["auto", "reference"])
+def test_shapes_alone(impl: str) -> None:
+    """On meta tensors, and on fake ones, which claim to be on the CPU."""
+    arguments = case(last=True, dtype=torch.bfloat16)
+    mode = FakeTensorMode()
+    for given, where in (([x.to("meta") for x in arguments], contextlib.nullcontext()),
+                         ([mode.from_tensor(x) for x in arguments], mode)):
+        with where:
+            corrupted, label = simulate(*given, impl=impl)
+        assert corrupted.dtype == torch.bfloat16 and corrupted.stride() == arguments[0].stride()
+        assert label.shape == (3, 40, 56) and label.dtype == torch.bool
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (dict(visible=-1), "visible must be a finite number >= 0, got -1"), (dict(visible=float("nan")), "visible must be .* got nan"),
+    (dict(visible=float("inf")), "visible must be .* got inf"), (dict(visible=None), "visible must be .* got None"),
+    (dict(radius=2.5), "radius must be a whole number, got 2.5"), (dict(full=None), "full must be a whole number, got None"),
+    (dict(speck="8"), "speck must be a whole number, got '8'"), (dict(feather=1.0), "feather must be a tensor, got float"),
+    (dict(images=[torch.rand(3, 9, 9)]), "images must be a tensor, got list"),
+    (dict(images=torch.rand(1, 0, 9, 9)), "images must be .* with C > 0"),
+], ids=str)  # fmt: skip
+def test_wrong_options(change: dict, message: str) -> None:
+    names = ("images", "content", "depth", "opacity", "feather")
+    with pytest.raises(ValueError, match=message):
+        simulate(**dict(zip(names, case(batch=1, size=(9, 9)))) | change)
 
 
 @pytest.mark.parametrize("impl", ["auto", "reference"])

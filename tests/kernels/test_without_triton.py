@@ -29,6 +29,32 @@ from bikd_fast import Detector
 """
 
 
+BROKEN = """
+import importlib
+load = importlib.import_module
+def fail(name, *rest, **more):
+    if name == "triton.language":
+        raise OSError("a library does not load")
+    return load(name, *rest, **more)
+importlib.import_module = fail
+import torch
+import bikd_kernels
+x = [torch.randn(1, 2, 2, 2)]
+assert bikd_kernels.cosine_discrepancy(x, x) < 1e-6
+try:
+    bikd_kernels.cosine_discrepancy(x, x, impl="triton")
+except RuntimeError as error:
+    assert "Triton cannot be imported (OSError: a library does not load)" in str(error), error
+else:
+    raise SystemExit("nobody objected")
+"""
+
+
+def test_a_triton_that_is_broken_is_not_there() -> None:
+    done = subprocess.run([sys.executable, "-c", BROKEN], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_everything_is_there_without_it() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-2000:]

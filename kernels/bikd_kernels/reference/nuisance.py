@@ -16,10 +16,11 @@ def _shifts(size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
 def nuisance_reference(images: Tensor, bank: Tensor, start: Tensor, numbers: Tensor) -> Tensor:
     """See bikd_kernels.nuisance."""
     b, c, h, w = images.shape
+    if b == 0:
+        return torch.empty_like(images)
     n = c * h * w
     sigma, shift, own, side = numbers.view(b, 4, 1, 1, 1).unbind(1)
-    windows = bank.as_strided((len(bank) - n + 1, n), (1, 1))
-    out = windows.index_select(0, start).view(b, c, h, w)
+    out = bank.unfold(0, n, 1).index_select(0, start).view(b, c, h, w)
     out.mul_(sigma).add_(shift).addcmul_(images, own)
     for dim, to, source, rows in _shifts((h, w)):
         out.narrow(dim, to, rows).addcmul_(images.narrow(dim, source, rows), side)

@@ -4,15 +4,20 @@ import torch
 from torch import Tensor
 
 
-def ramp(depth: Tensor, feather: Tensor) -> Tensor:
-    """Smoothstep of depth / feather, clamped to 0..1: 0 at the outline, 1 from `feather` pixels inside it."""
-    t = (depth / feather).clamp(0, 1)
-    return t * t * (3 - 2 * t)
-
-
 def widened(x: Tensor) -> Tensor:
     """x in float32, float64 as it is."""
     return x if x.dtype == torch.float64 else x.float()
+
+
+def ramp(depth: Tensor, feather: Tensor) -> Tensor:
+    """Smoothstep of depth / feather, clamped to 0..1: 0 at the outline, 1 from `feather` pixels inside it."""
+    t = (widened(depth) / widened(feather)).clamp(0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def laid_out_like(x: Tensor, images: Tensor) -> Tensor:
+    """x in the strides of torch.empty_like(images), which the kernel writes."""
+    return x.contiguous() if images.is_contiguous() else torch.empty_like(images).copy_(x)
 
 
 def window_sum(x: Tensor, radius: int) -> Tensor:
@@ -53,4 +58,4 @@ def simulate_reference(
     x = widened(images)
     step = torch.where(alpha > 0, (widened(content) - x) * alpha, 0)
     label = clean_label(step.abs().amax(1) > visible, alpha.squeeze(1) > 0, radius, speck, full)
-    return torch.where(label.unsqueeze(1), x + step, x).to(images.dtype), label
+    return laid_out_like(torch.where(label.unsqueeze(1), x + step, x).to(images.dtype), images), label
