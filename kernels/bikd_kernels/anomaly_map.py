@@ -1,6 +1,5 @@
 """anomaly_map: discrepancy -> upsample -> combine -> blur -> score, in as few passes as the mathematics allows."""
 
-import math
 import operator
 from collections.abc import Sequence
 from typing import Any, get_args
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import map_launch  # noqa: F401  registers torch.ops.bikd_kernels.anomaly_map
-from .checks import as_levels, one_of, same_shapes, scale_list
+from .checks import as_levels, blur_sigma, one_of, same_shapes, scale_list, size_pair, whole
 from .dispatch import choose
 from .reference import anomaly_map as reference
 from .resample import PADDINGS, Padding
@@ -59,8 +58,7 @@ def anomaly_map(
     teacher, student = as_levels("teacher", teacher), as_levels("student", student)
     spec = _checked(teacher, student, size, scale_weights, combine, sigma, align_corners, padding)
     one_of("score", score, SCORES)
-    if score == "topk" and topk < 1:
-        raise ValueError(f"topk must be at least 1, got {topk}")
+    topk = whole("topk", topk, 1)
     teacher, student = [t.detach() for t in teacher], [s.detach() for s in student]
     if choose(impl, [*teacher, *student]) == "reference":
         return reference.anomaly_map(teacher, student, spec, score, topk, return_map)
@@ -85,23 +83,24 @@ def _checked(
             raise ValueError(f"level {level} holds {t.shape[0]} images, level 0 holds {teacher[0].shape[0]}")
         if min(t.shape[1:]) < 1:
             raise ValueError(f"level {level} is empty: {tuple(t.shape)}")
-    height, width = (_fixed(side) for side in ((size, size) if isinstance(size, int) else size))
-    if height < 1 or width < 1:
-        raise ValueError(f"size must be at least 1 x 1, got {height} x {width}")
-    weights = tuple(_fixed(w) for w in scale_list(scale_weights, len(teacher)))
-    if not all(math.isfinite(w) and w >= 0 for w in weights):
+    height, width = size_pair("size", _fixed(size))
+    weights = tuple(scale_list(_fixed(scale_weights), len(teacher)))
+    if min(weights) < 0:
         raise ValueError(f"scale_weights must be finite and >= 0, got {weights}")
     one_of("combine", combine, COMBINES)
     if combine == "mean" and sum(weights) == 0:
         raise ValueError("combine='mean' divides by the sum of scale_weights, which is 0")
-    sigma = _fixed(float(sigma))
-    if not (math.isfinite(sigma) and sigma >= 0):
-        raise ValueError(f"sigma must be a finite number >= 0 (pixels of the map; 0 is no blur), got {sigma}")
+    sigma = blur_sigma(_fixed(sigma))
     one_of("padding", padding, PADDINGS)
-    levels = tuple((_fixed(t.shape[2]), _fixed(t.shape[3])) for t in teacher)
+    levels = tuple(_fixed(tuple(t.shape[2:])) for t in teacher)
     return reference.MapSpec(levels, (height, width), weights, combine, sigma, bool(align_corners), padding)
 
 
-def _fixed(number: Any) -> Any:
-    """An int or a float as it is; where torch.compile would leave it open, as this graph's own: the matrices are made from it."""
-    return float(f"{number}") if isinstance(number, float) else operator.index(number)
+def _fixed(given: Any) -> Any:
+    """Ints, floats and sequences of them as they are; where torch.compile would leave them open, as this graph's own: the matrices
+    are made from them."""
+    if isinstance(given, list | tuple):
+        return tuple([_fixed(x) for x in given])
+    if isinstance(given, float):
+        return float(f"{given}")
+    return operator.index(given) if isinstance(given, int) else given

@@ -3,6 +3,7 @@
 import importlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from bikd_kernels import anomaly_map
@@ -227,6 +228,13 @@ def test_onnx_runtime_draws_the_same_map(combine: str, tmp_path: Path) -> None:
         (dict(scale_weights=(1.0,)), "scale_weights has 1 entries for 3 levels"),
         (dict(scale_weights=(1.0, -1.0, 1.0)), "scale_weights must be finite and >= 0"),
         (dict(scale_weights=(0, 0, 0), combine="mean"), "divides by the sum of scale_weights, which is 0"),
+        (dict(size=(16, 16, 16)), r"size must be \(height, width\) or one whole number, got \(16, 16, 16\)"),
+        (dict(size=(16.5, 16)), "size must be a whole number, got 16.5"),
+        (dict(size="16"), "size must be a whole number, got '16'"),
+        (dict(sigma=None), "sigma must be a finite number >= 0 .*, got None"),
+        (dict(topk=2.5), "topk must be a whole number, got 2.5"),
+        (dict(scale_weights=1.0), "scale_weights must be a list of 3 numbers, got float"),
+        (dict(scale_weights=(1.0, "a", 1.0)), r"scale_weights\[1\] must be a finite number, got 'a'"),
         (dict(impl="cuda"), "impl must be one of auto, triton, reference"),
     ],
 )
@@ -234,6 +242,12 @@ def test_errors_say_what_is_wrong(change: dict, message: str) -> None:
     teacher, student = features()
     with pytest.raises(ValueError, match=message):
         anomaly_map(teacher, student, **{"size": 32, **change})
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    teacher, student = features()
+    maps, _ = anomaly_map(teacher, student, np.int64(16), sigma=np.float32(2), topk=np.int32(3))
+    assert torch.equal(maps, anomaly_map(teacher, student, 16, sigma=2.0)[0])
 
 
 def test_errors_of_the_features_say_which_level() -> None:
