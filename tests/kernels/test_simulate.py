@@ -121,7 +121,7 @@ def test_shapes_alone(impl: str) -> None:
     (dict(speck="8"), "speck must be a whole number, got '8'"), (dict(feather=1.0), "feather must be a tensor, got float"),
     (dict(images=[torch.rand(3, 9, 9)]), "images must be a tensor, got list"),
     (dict(images=torch.rand(1, 0, 9, 9)), "images must be .* with C > 0"),
-], ids=str)  # fmt: skip
+])  # fmt: skip
 def test_wrong_options(change: dict, message: str) -> None:
     names = ("images", "content", "depth", "opacity", "feather")
     with pytest.raises(ValueError, match=message):
