@@ -1,9 +1,13 @@
 """Checkpoint files: which stay, which is taken up, and what of an optimizer they hold."""
 
 import copy
+import json
+import struct
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from timm.optim import Lamb
 
 from bikd_fast.files import whole, write_text
@@ -81,6 +85,75 @@ def test_who_goes_on_from_before_a_damaged_checkpoint_keeps_what_it_writes_and_d
         last.write_bytes(b"cut short")
     write(tmp_path, 1, keep=1)
     assert names(tmp_path) == [1]
+
+
+def test_every_bit_of_the_header_counts(tmp_path):
+    """Step, settings, names, types and shapes are under the checksum as the numbers are."""
+    about = {"optimizer": "AdamW", "bad_steps": (1, 0)}
+    path = checkpoint.write(tmp_path, 8, {"a": torch.arange(3.0), "b": torch.tensor(1)}, "s", 1, about)
+    contents, good = path.read_bytes(), checkpoint.newest(tmp_path, "s")
+    assert good.step == 8 and good.about == {"optimizer": "AdamW", "bad_steps": [1, 0]} and not good.warnings
+    header = 8 + struct.unpack("<Q", contents[:8])[0]
+    damaged = 0
+    for bit in range(8 * header):
+        flipped = bytearray(contents)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        found = checkpoint.newest(tmp_path, "s")
+        if found.path is None:
+            assert len(found.warnings) == 1 and f"{path} is damaged" in found.warnings[0]
+            damaged += 1
+        else:  # a bit that says nothing, as in the filling at the header's end
+            assert (found.step, found.about) == (good.step, good.about) and not found.warnings
+            assert {n: (t.dtype, t.tolist()) for n, t in found.tensors.items()} == {
+                n: (t.dtype, t.tolist()) for n, t in good.tensors.items()
+            }
+    assert damaged > 0.95 * 8 * header
+
+
+def described(path):
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["bikd_checkpoint"])
+
+
+@pytest.mark.parametrize("metadata", [None, {}, {"bikd_checkpoint": "[]"}, {"bikd_checkpoint": '{"step": 3}'}])
+def test_a_checkpoint_that_does_not_say_what_it_is_counts_as_damaged(tmp_path, metadata):
+    write(tmp_path, 2)
+    save_file({"a": torch.zeros(2)}, checkpoint.path_of(tmp_path, 3), metadata=metadata)
+    found = checkpoint.newest(tmp_path, "s")
+    assert found.step == 2 and "step-00000003.safetensors is damaged (it" in found.warnings[0]
+
+
+def test_a_checkpoint_under_the_name_of_another_step_counts_as_damaged(tmp_path):
+    write(tmp_path, 2).rename(checkpoint.path_of(tmp_path, 3))
+    write(tmp_path, 4).rename(checkpoint.path_of(tmp_path, 8))
+    assert [w.split("is damaged ")[1] for w in checkpoint.newest(tmp_path, "s").warnings] == [
+        f"(it is of step {step}); trying the one before it" for step in (4, 2)
+    ]
+
+
+def test_a_checkpoint_of_another_format_is_told_as_such_and_left_alone(tmp_path):
+    tensors = load_file(write(tmp_path, 8))
+    first = {"step": 8, "settings": "s", "digest": checkpoint.digest(tensors), "about": {}}  # as format 1 was written
+    later = {"format": 3, "step": 9, "settings": "s"}
+    later["digest"] = checkpoint.digest(tensors, later)
+    for number, said in ((8, first), (9, later)):
+        save_file(tensors, checkpoint.path_of(tmp_path, number), metadata={"bikd_checkpoint": json.dumps(said)})
+    found = checkpoint.newest(tmp_path, "s")
+    assert found.path is None and [w.split(", ")[0] for w in found.warnings] == [
+        f"{checkpoint.path_of(tmp_path, step)} is of format {number}" for step, number in ((9, 3), (8, 1))
+    ]
+    write(tmp_path, 2)
+    write(tmp_path, 10, keep=1)
+    assert names(tmp_path) == [8, 9, 10] and described(checkpoint.path_of(tmp_path, 8)) == first
+
+
+def test_a_folder_with_the_name_of_a_checkpoint_is_told_before_a_step_is_done(tmp_path):
+    (tmp_path / "step-00000005.safetensors").mkdir()
+    for attempt in (lambda: checkpoint.newest(tmp_path, "s"), lambda: write(tmp_path, 5), lambda: write(tmp_path, 2)):
+        with pytest.raises(state.CheckpointError, match=r"step-00000005.safetensors: a folder, and checkpoints are files"):
+            attempt()
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize("build", [torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD, Lamb])
