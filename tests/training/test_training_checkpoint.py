@@ -1,16 +1,18 @@
 """Checkpoint files: which stay, which is taken up, and what of an optimizer they hold."""
 
 import copy
+import errno
 import json
+import os
 import struct
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from timm.optim import Lamb
 
-from bikd_fast.files import whole, write_text
+from bikd_fast.files import FullError, whole, write_text
 from bikd_fast.training import checkpoint, state
 
 
@@ -213,3 +215,33 @@ def test_a_file_is_whole_or_as_it_was(tmp_path):
     assert path.read_text() == "old" and path.stat().st_mtime_ns == before and list(tmp_path.iterdir()) == [path]
     write_text(path, "new")
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        SafetensorError('Error while serializing: IoError(Os { code: 28, kind: StorageFull, message: "No space left on device" })'),
+    ],
+)
+def test_a_full_disk_is_one_sentence_and_costs_no_checkpoint(tmp_path, monkeypatch, refused):
+    first = write(tmp_path, 1)
+
+    def full(tensors, path, metadata):
+        path.write_bytes(b"a part of it")
+        raise refused
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    said = r"step-00000002.safetensors: No space left on device. Make room and give the same command again"
+    with pytest.raises(FullError, match=said):
+        write(tmp_path, 2)
+    assert list(tmp_path.iterdir()) == [first] and checkpoint.newest(tmp_path, "s").step == 1
+
+
+def test_what_else_the_system_refuses_safetensors_names_the_file(tmp_path):
+    with pytest.raises(PermissionError) as refused, whole(tmp_path / "detector.safetensors"):
+        raise SafetensorError("Error while serializing: I/O error: Permission denied (os error 13)")
+    assert refused.value.filename == str(tmp_path / "detector.safetensors")
+    with pytest.raises(SafetensorError, match="no such type"), whole(tmp_path / "detector.safetensors"):
+        raise SafetensorError("no such type")
