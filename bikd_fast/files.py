@@ -26,7 +26,12 @@ def whole(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".writing-{path.name}")
     try:
+        temporary.unlink(missing_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        if temporary.stat().st_mode != mode:  # safetensors puts a file there that only its owner may read
+            temporary.chmod(mode)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -69,7 +69,7 @@ def write(
     _files(folder)  # told before anything is written
     described = {"format": FORMAT, "step": step, "settings": settings, "about": dict(about or {})}
     described["digest"] = digest(tensors, described)
-    for orphan in folder.glob(".writing-*"):
+    for orphan in [*folder.glob(".writing-*"), *folder.glob(".tmp*")]:  # the latter are safetensors' own drafts
         orphan.unlink(missing_ok=True)
     with whole(path) as temporary:
         save_file(tensors, temporary, metadata={_KEY: json.dumps(described)})

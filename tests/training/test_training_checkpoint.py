@@ -89,6 +89,18 @@ def test_who_goes_on_from_before_a_damaged_checkpoint_keeps_what_it_writes_and_d
     assert names(tmp_path) == [1]
 
 
+def test_drafts_of_a_killed_process_go(tmp_path):
+    for name in (".writing-step-00000001.safetensors", ".tmpA1b2C3"):
+        (tmp_path / name).write_bytes(b"a part of it")
+    written = write(tmp_path, 2)
+    assert list(tmp_path.iterdir()) == [written]
+
+
+def test_whoever_may_read_files_here_may_read_a_checkpoint(tmp_path):
+    (plain := tmp_path / "plain").touch()
+    assert write(tmp_path, 2).stat().st_mode == plain.stat().st_mode
+
+
 def test_every_bit_of_the_header_counts(tmp_path):
     """Step, settings, names, types and shapes are under the checksum as the numbers are."""
     about = {"optimizer": "AdamW", "bad_steps": (1, 0)}
