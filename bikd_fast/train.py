@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from bikd_fast.arguments import guarded, parse_run, run_parser
@@ -24,11 +25,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from bikd_fast.training.run import meet, side_by_side, train
 
     def work(ranks: distributed.Ranks) -> None:
-        run = train(config, ranks)
-        share = Share(ranks.rank, ranks.world, ranks.control)
-        evaluate_run(run, share=share, place=ranks.place, places=ranks.places, meet=lambda: meet(ranks))
-        if ranks.leads:
-            finish(run)
+        with ExitStack() as stay:
+            run = train(config, ranks, stay)
+            share = Share(ranks.rank, ranks.world, ranks.control)
+            evaluate_run(run, share=share, place=ranks.place, places=ranks.places, meet=lambda: meet(ranks))
+            if ranks.leads:
+                finish(run)
 
     with said_once():
         apart = side_by_side(config, distributed.job_size())

@@ -24,6 +24,7 @@ from bikd_fast.data.listing import SUFFIXES, sub_folders
 from bikd_fast.data.samples import GOOD, Category, Sample
 
 MASK = ".mask"  # before the suffix
+TABLE = 2  # of the tables that are kept: those numbered 1 may be of a damaged shard and stop short
 Members = dict[str, tuple[int, int]]  # name: (offset, size) in bytes
 
 
@@ -47,14 +48,14 @@ def read_member(shard: Path, member: str) -> bytes:
 
 
 def members(shard: Path) -> Members:
-    """Where the files of a shard lie. Raises DataError if it is no plain tar file."""
+    """Where the files of a shard lie. Raises DataError if it is no plain tar file, damaged or cut short."""
     status = shard.stat()
     return _members(shard.resolve(), status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=65536)
 def _members(shard: Path, size: int, changed: int) -> Members:
-    key = hashlib.sha256(name_bytes(f"1 {shard} {size} {changed}")).hexdigest()[:24]
+    key = hashlib.sha256(name_bytes(f"{TABLE} {shard} {size} {changed}")).hexdigest()[:24]
     note = cache_folder() / f"shard-{key}.json"
     try:
         return {name: (int(offset), int(length)) for name, (offset, length) in json.loads(note.read_text()).items()}
@@ -73,9 +74,28 @@ def _members(shard: Path, size: int, changed: int) -> Members:
 def _scan(shard: Path) -> Members:
     try:
         with tarfile.open(shard, "r:") as tar:  # no compression: members must be reachable one by one
-            return {_plain(m.name): (m.offset_data, m.size) for m in tar if m.isreg() and not m.issparse()}
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise DataError(f"{shard}: not a plain tar file, or cut short ({error}). Compressed shards have to be unpacked.") from error
+            found = {_plain(m.name): (m.offset_data, m.size) for m in tar if m.isreg() and not m.issparse()}
+            _require_end(shard, tar.offset)
+            return found
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        raise DataError(
+            f"{shard}: not a plain tar file, damaged or cut short ({error}). Copy it again from its source; a compressed shard has "
+            "to be unpacked, and archives that were joined by cat joined by tar -A."
+        ) from error
+
+
+def _require_end(shard: Path, end: int) -> None:
+    """tarfile takes a header it cannot read for the end of the archive: after the last member, ``end`` bytes into the file, there
+    has to be the block of zeros that every writer of tar files leaves, and nothing but zeros after it."""
+    with shard.open("rb") as file:
+        file.seek(end)
+        block = file.read(tarfile.BLOCKSIZE)
+        if len(block) < tarfile.BLOCKSIZE:
+            raise tarfile.ReadError(f"it ends after {end} bytes without an end mark")
+        while block:
+            if block.count(0) < len(block):
+                raise tarfile.ReadError(f"no readable header at byte {end}, and more after it")
+            block = file.read(1 << 20)
 
 
 def _plain(name: str) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,12 +13,14 @@ from typing import Any
 
 from bikd_fast.config import ConfigError, RunConfig, save, to_dict
 from bikd_fast.data import Category
+from bikd_fast.data.lock import held
 from bikd_fast.files import write_text
 from bikd_fast.inference.diagnostics import TRAINING
 from bikd_fast.models.detector import FILE_NAME
 
 DONE = "DONE"  # this file, not an exit code, says that a run is finished
 STAMP = ".settings"
+LOCK = ".lock"  # held by the process that trains here
 LEFT = (FILE_NAME, TRAINING, "log.jsonl", "metrics.json", "predictions.npz", "environment.json", "report.html")
 
 
@@ -61,6 +64,20 @@ def _settings(config: RunConfig) -> dict[str, Any]:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def alone(run: Path) -> Iterator[None]:
+    """Keep every other process from training in a folder, made if need be.
+
+    Raises:
+        ConfigError: another process trains there.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    with held(run / LOCK) as other:
+        if other is not None:
+            raise ConfigError(f"output: another process ({other}) trains in {run}. Wait for it, end it, or give another --output.")
+        yield
 
 
 def claim(run: Path, config: RunConfig) -> None:

@@ -8,6 +8,7 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from bikd_fast.training import user_config
 from bikd_fast.training.after import diagnose, pictures_changed, record
 from bikd_fast.training.agreement import alike
 from bikd_fast.training.distributed import Ranks
-from bikd_fast.training.folder import claim, detector_folder, fingerprint, run_folder
+from bikd_fast.training.folder import alone, claim, detector_folder, fingerprint, run_folder
 from bikd_fast.training.kept import NOTHING, Kept
 from bikd_fast.training.remember import remember
 from bikd_fast.training.streaming import Stream, in_memory
@@ -41,21 +42,30 @@ EFFICIENCY = 0.9  # of data-parallel training that side-by-side training has to 
 VERSIONS = ("bikd_fast", "torch", "triton", "torchvision", "timm", "deepspeed", "numpy")
 
 
-def train(config: RunConfig, ranks: Ranks) -> Path:
+def train(config: RunConfig, ranks: Ranks, stay: ExitStack | None = None) -> Path:
     """Train every detector of a run that is not there yet; returns the run folder.
 
     The same call after an interruption goes on where it stopped: finished detectors are kept, an unfinished one is taken up
     from its newest checkpoint.
 
+    Args:
+        stay: who has more to write into the run folder keeps it from other processes until this is closed.
+
     Raises:
-        ConfigError: settings that cannot work, or a folder that holds a run of other settings.
+        ConfigError: settings that cannot work, or a folder that holds a run of other settings or that another process trains in.
         DataError: pictures that cannot be read.
     """
+    with ExitStack() as here:
+        return _train(config, ranks, here if stay is None else stay)
+
+
+def _train(config: RunConfig, ranks: Ranks, stay: ExitStack) -> Path:
     check(config)
     config = replace(config, training=user_config.settle(config.training, user_config.read(config.deepspeed_config), ranks.world))
     categories = _categories(config)
     run = run_folder(config)
     if ranks.leads:
+        stay.enter_context(alone(run))
         claim(run, config)
     meet(ranks)
     started, trained = time.time(), 0

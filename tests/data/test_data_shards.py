@@ -79,6 +79,38 @@ def test_what_does_not_fit_is_named(root, tiny_mvtec, name, contents, said):
         open_dataset("shards", root)
 
 
+def spoil(place: int, contents: bytes):
+    """A change of a shard's bytes."""
+    return lambda shard: shard[:place] + contents + shard[place + len(contents) :]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda shard, at: spoil(at + 150, b"9")(shard), "no readable header at byte"),  # its checksum
+        (lambda shard, at: spoil(at, bytes(512))(shard), "no readable header at byte"),  # a block that was lost
+        (lambda shard, at: shard[:at], "without an end mark"),
+        (lambda shard, at: shard[: at + 200], "without an end mark"),
+        (lambda shard, at: shard[: at + 1600], "unexpected end of data"),
+        (lambda shard, at: shard + shard, "no readable header at byte"),  # by cat
+    ],
+)
+def test_a_shard_that_is_damaged_or_cut_at_a_header_loses_no_picture_in_silence(root, change, said):
+    """tarfile itself takes such a header for the end of the archive."""
+    shard = root / "dots/train-0.tar"
+    with tarfile.open(shard) as tar:
+        header = tar.getmembers()[4].offset
+    whole = shard.read_bytes()
+    shard.write_bytes(change(whole, header))
+    for _ in range(2):  # nothing of it is kept
+        with pytest.raises(DataError, match=said) as error:
+            open_dataset("shards", root)
+        assert str(shard) in str(error.value)
+        module._members.cache_clear()
+    shard.write_bytes(whole.rstrip(b"\0") + bytes(-len(whole.rstrip(b"\0")) % 512 + 512))  # one block of zeros is enough
+    assert len(module.members(shard)) == 7
+
+
 def test_a_member_that_is_gone_is_named(root):
     with pytest.raises(DataError, match=r"train-0.tar: no 999.png"):
         decode_image(root / "dots/train-0.tar/999.png")

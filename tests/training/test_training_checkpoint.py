@@ -1,12 +1,18 @@
 """Checkpoint files: which stay, which is taken up, and what of an optimizer they hold."""
 
 import copy
+import errno
+import json
+import os
+import struct
 
 import pytest
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from timm.optim import Lamb
 
-from bikd_fast.files import whole, write_text
+from bikd_fast.files import FullError, whole, write_text
 from bikd_fast.training import checkpoint, state
 
 
@@ -83,6 +89,87 @@ def test_who_goes_on_from_before_a_damaged_checkpoint_keeps_what_it_writes_and_d
     assert names(tmp_path) == [1]
 
 
+def test_drafts_of_a_killed_process_go(tmp_path):
+    for name in (".writing-step-00000001.safetensors", ".tmpA1b2C3"):
+        (tmp_path / name).write_bytes(b"a part of it")
+    written = write(tmp_path, 2)
+    assert list(tmp_path.iterdir()) == [written]
+
+
+def test_whoever_may_read_files_here_may_read_a_checkpoint(tmp_path):
+    (plain := tmp_path / "plain").touch()
+    assert write(tmp_path, 2).stat().st_mode == plain.stat().st_mode
+
+
+def test_every_bit_of_the_header_counts(tmp_path):
+    """Step, settings, names, types and shapes are under the checksum as the numbers are."""
+    about = {"optimizer": "AdamW", "bad_steps": (1, 0)}
+    path = checkpoint.write(tmp_path, 8, {"a": torch.arange(3.0), "b": torch.tensor(1)}, "s", 1, about)
+    contents, good = path.read_bytes(), checkpoint.newest(tmp_path, "s")
+    assert good.step == 8 and good.about == {"optimizer": "AdamW", "bad_steps": [1, 0]} and not good.warnings
+    header = 8 + struct.unpack("<Q", contents[:8])[0]
+    damaged = 0
+    for bit in range(8 * header):
+        flipped = bytearray(contents)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        found = checkpoint.newest(tmp_path, "s")
+        if found.path is None:
+            assert len(found.warnings) == 1 and f"{path} is damaged" in found.warnings[0]
+            damaged += 1
+        else:  # a bit that says nothing, as in the filling at the header's end
+            assert (found.step, found.about) == (good.step, good.about) and not found.warnings
+            assert {n: (t.dtype, t.tolist()) for n, t in found.tensors.items()} == {
+                n: (t.dtype, t.tolist()) for n, t in good.tensors.items()
+            }
+    assert damaged > 0.95 * 8 * header
+
+
+def described(path):
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["bikd_checkpoint"])
+
+
+@pytest.mark.parametrize("metadata", [None, {}, {"bikd_checkpoint": "[]"}, {"bikd_checkpoint": '{"step": 3}'}])
+def test_a_checkpoint_that_does_not_say_what_it_is_counts_as_damaged(tmp_path, metadata):
+    write(tmp_path, 2)
+    save_file({"a": torch.zeros(2)}, checkpoint.path_of(tmp_path, 3), metadata=metadata)
+    found = checkpoint.newest(tmp_path, "s")
+    assert found.step == 2 and "step-00000003.safetensors is damaged (it" in found.warnings[0]
+
+
+def test_a_checkpoint_under_the_name_of_another_step_counts_as_damaged(tmp_path):
+    write(tmp_path, 2).rename(checkpoint.path_of(tmp_path, 3))
+    write(tmp_path, 4).rename(checkpoint.path_of(tmp_path, 8))
+    assert [w.split("is damaged ")[1] for w in checkpoint.newest(tmp_path, "s").warnings] == [
+        f"(it is of step {step}); trying the one before it" for step in (4, 2)
+    ]
+
+
+def test_a_checkpoint_of_another_format_is_told_as_such_and_left_alone(tmp_path):
+    tensors = load_file(write(tmp_path, 8))
+    first = {"step": 8, "settings": "s", "digest": checkpoint.digest(tensors), "about": {}}  # as format 1 was written
+    later = {"format": 3, "step": 9, "settings": "s"}
+    later["digest"] = checkpoint.digest(tensors, later)
+    for number, said in ((8, first), (9, later)):
+        save_file(tensors, checkpoint.path_of(tmp_path, number), metadata={"bikd_checkpoint": json.dumps(said)})
+    found = checkpoint.newest(tmp_path, "s")
+    assert found.path is None and [w.split(", ")[0] for w in found.warnings] == [
+        f"{checkpoint.path_of(tmp_path, step)} is of format {number}" for step, number in ((9, 3), (8, 1))
+    ]
+    write(tmp_path, 2)
+    write(tmp_path, 10, keep=1)
+    assert names(tmp_path) == [8, 9, 10] and described(checkpoint.path_of(tmp_path, 8)) == first
+
+
+def test_a_folder_with_the_name_of_a_checkpoint_is_told_before_a_step_is_done(tmp_path):
+    (tmp_path / "step-00000005.safetensors").mkdir()
+    for attempt in (lambda: checkpoint.newest(tmp_path, "s"), lambda: write(tmp_path, 5), lambda: write(tmp_path, 2)):
+        with pytest.raises(state.CheckpointError, match=r"step-00000005.safetensors: a folder, and checkpoints are files"):
+            attempt()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 @pytest.mark.parametrize("build", [torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD, Lamb])
 def test_an_optimizer_goes_on_as_if_undisturbed(tmp_path, build):
     module, optimizer = trained(build)
@@ -140,3 +227,33 @@ def test_a_file_is_whole_or_as_it_was(tmp_path):
     assert path.read_text() == "old" and path.stat().st_mtime_ns == before and list(tmp_path.iterdir()) == [path]
     write_text(path, "new")
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        SafetensorError('Error while serializing: IoError(Os { code: 28, kind: StorageFull, message: "No space left on device" })'),
+    ],
+)
+def test_a_full_disk_is_one_sentence_and_costs_no_checkpoint(tmp_path, monkeypatch, refused):
+    first = write(tmp_path, 1)
+
+    def full(tensors, path, metadata):
+        path.write_bytes(b"a part of it")
+        raise refused
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    said = r"step-00000002.safetensors: No space left on device. Make room and give the same command again"
+    with pytest.raises(FullError, match=said):
+        write(tmp_path, 2)
+    assert list(tmp_path.iterdir()) == [first] and checkpoint.newest(tmp_path, "s").step == 1
+
+
+def test_what_else_the_system_refuses_safetensors_names_the_file(tmp_path):
+    with pytest.raises(PermissionError) as refused, whole(tmp_path / "detector.safetensors"):
+        raise SafetensorError("Error while serializing: I/O error: Permission denied (os error 13)")
+    assert refused.value.filename == str(tmp_path / "detector.safetensors")
+    with pytest.raises(SafetensorError, match="no such type"), whole(tmp_path / "detector.safetensors"):
+        raise SafetensorError("no such type")

@@ -1,5 +1,9 @@
 """The folder of a run: whose it is, and what starting anew forgets."""
 
+import fcntl
+import subprocess
+import sys
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -8,7 +12,7 @@ from tiny import one_category
 from bikd_fast.config import ConfigError
 from bikd_fast.inference.find import find_detector
 from bikd_fast.models.detector import DetectorError
-from bikd_fast.training.folder import LEFT, claim
+from bikd_fast.training.folder import LEFT, LOCK, alone, claim
 
 
 def test_starting_anew_leaves_no_detector_and_no_figure_of_the_run_before(tmp_path):
@@ -35,3 +39,44 @@ def test_a_slash_at_the_end_of_a_folder_makes_no_other_run(tmp_path):
     claim(tmp_path / "run", one_category("data/", "unused"))
     with pytest.raises(ConfigError, match="holds a run of other settings"):
         claim(tmp_path / "run", one_category("data2", "unused"))
+
+
+ASKING = "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)"
+
+
+@contextmanager
+def another(lock):
+    """Another process that holds ``lock`` until it is killed."""
+    script = f"{ASKING}; print('held', flush=True); sys.stdin.read()"
+    words = [sys.executable, "-c", script, str(lock)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / LOCK).write_text("process 7 on node1")
+    with another(run / LOCK):
+        with pytest.raises(ConfigError, match=rf"another process \(process 7 on node1\) trains in {run}\. Wait"), alone(run):
+            pass
+        with alone(tmp_path / "other"):
+            pass
+    with alone(run):  # killed: at once
+        asked = subprocess.run([sys.executable, "-c", ASKING, str(run / LOCK)], capture_output=True, check=False)
+        assert b"BlockingIOError" in asked.stderr or b"PermissionError" in asked.stderr
+    with another(run / LOCK):  # given back
+        pass
+
+
+def test_a_disk_without_locks_is_trained_on_all_the_same(tmp_path, monkeypatch):
+    def refused(*words):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", refused)
+    with alone(tmp_path / "run"):
+        pass
