@@ -29,7 +29,7 @@ from bikd_fast.training import user_config
 from bikd_fast.training.after import diagnose, pictures_changed, record
 from bikd_fast.training.agreement import alike
 from bikd_fast.training.distributed import Ranks
-from bikd_fast.training.folder import claim, detector_folder, fingerprint, run_folder
+from bikd_fast.training.folder import claim, detector_folder, fingerprint, release, run_folder
 from bikd_fast.training.kept import NOTHING, Kept
 from bikd_fast.training.remember import remember
 from bikd_fast.training.streaming import Stream, in_memory
@@ -55,8 +55,7 @@ def train(config: RunConfig, ranks: Ranks) -> Path:
     config = replace(config, training=user_config.settle(config.training, user_config.read(config.deepspeed_config), ranks.world))
     categories = _categories(config)
     run = run_folder(config)
-    if ranks.leads:
-        claim(run, config)
+    fresh = claim(run, config) if ranks.leads else False
     meet(ranks)
     started, trained = time.time(), 0
     for name, group in training_groups(config, categories)[ranks.place :: ranks.places]:
@@ -69,7 +68,12 @@ def train(config: RunConfig, ranks: Ranks) -> Path:
                 anew = ". Its good pictures have changed since: --resume never trains it anew" if changed else ""
                 _say(ranks, f"{name}: already trained, kept ({folder / FILE_NAME}){anew}")
             continue
-        train_one(config, name, group, folder, ranks)
+        try:
+            train_one(config, name, group, folder, ranks)
+        except ConfigError:
+            if fresh and not trained:
+                release(run)  # so that the setting can be mended
+            raise
         trained += 1
     meet(ranks)
     if ranks.leads and trained:

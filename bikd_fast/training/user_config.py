@@ -86,6 +86,21 @@ def settle(training: TrainingConfig, user: dict[str, Any], world: int) -> Traini
     return _precision(taken, user)
 
 
+def outcome(user: dict[str, Any], training: TrainingConfig) -> dict[str, Any]:
+    """What the JSON says that changes the result, defaults filled in; not ZeRO's stage, offloading, monitors and the like."""
+    optimizer = user.get("optimizer", {})
+    params = {"lr": training.lr_student, "weight_decay": training.weight_decay}
+    params |= {key: value for key, value in optimizer.get("params", {}).items() if value is not None}
+    clip = user.get("gradient_clipping", 1.0)
+    low = {key: user[key] for key in (*_LOW, "torch_autocast") if user.get(key, {}).get("enabled")}
+    return {
+        "optimizer": [str(optimizer.get("type", "AdamW")).lower(), params],
+        "gradient_clipping": float(clip) if type(clip) is int else clip,
+        **low,
+        **{key: user[key] for key in ("scheduler", "data_types") if user.get(key)},
+    }
+
+
 def _batch(training: TrainingConfig, user: dict[str, Any], world: int) -> tuple[int | None, int | None]:
     """(global batch, accumulation) as the JSON has them; None where it leaves them open."""
     whole, micro = user.get("train_batch_size"), user.get("train_micro_batch_size_per_gpu")

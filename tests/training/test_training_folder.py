@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 from tiny import one_category
 
-from bikd_fast.config import ConfigError
+from bikd_fast.config import ConfigError, TrainingConfig
 from bikd_fast.inference.find import find_detector
 from bikd_fast.models.detector import DetectorError
 from bikd_fast.training.folder import LEFT, claim
+from bikd_fast.training.user_config import outcome
 
 
 def test_starting_anew_leaves_no_detector_and_no_figure_of_the_run_before(tmp_path):
@@ -35,3 +36,24 @@ def test_a_slash_at_the_end_of_a_folder_makes_no_other_run(tmp_path):
     claim(tmp_path / "run", one_category("data/", "unused"))
     with pytest.raises(ConfigError, match="holds a run of other settings"):
         claim(tmp_path / "run", one_category("data2", "unused"))
+
+
+def test_a_batch_that_goes_by_the_number_of_ranks_is_told_where_the_run_is_gone_on_with(tmp_path):
+    (tmp_path / "ds.json").write_text('{"train_micro_batch_size_per_gpu": 4}')
+    config = one_category("data/", "unused", "--deepspeed_config", str(tmp_path / "ds.json"))
+    claim(tmp_path / "run", config)
+    other = replace(config, training=replace(config.training, batch_size=8))
+    with pytest.raises(ConfigError, match=r"size was 4 and is 8 \(train_micro_batch_size_per_gpu alone.*give train_batch_size\)"):
+        claim(tmp_path / "run", other)
+
+
+def test_what_of_the_deepspeed_file_makes_another_run():
+    training = TrainingConfig()
+    plain = outcome({}, training)
+    for user in (
+        {"zero_optimization": {"stage": 2, "overlap_comm": True}, "csv_monitor": {"enabled": True}, "fp16": {"enabled": False}},
+        {"optimizer": {"type": "AdamW", "params": {"lr": training.lr_student}}, "gradient_clipping": 1},
+    ):
+        assert outcome(user, training) == plain
+    for user in ({"fp16": {"enabled": True}}, {"fp16": {"enabled": True, "loss_scale": 8}}, {"optimizer": {"params": {"eps": 1}}}):
+        assert outcome(user, training) != plain

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from tiny import interrupted, one_category
 
-from bikd_fast.arguments import parse_run, run_parser
+from bikd_fast.arguments import load_run, parse_run, run_parser
 from bikd_fast.config import ConfigError
 from bikd_fast.errors import UserError
 from bikd_fast.train import resuming
@@ -20,7 +20,7 @@ from bikd_fast.training.bad_steps import TrainingError
 from bikd_fast.training.distillation import Distillation
 from bikd_fast.training.log import Log
 from bikd_fast.training.run import side_by_side, train
-from bikd_fast.training.state import CheckpointError
+from bikd_fast.training.state import CheckpointError, restore
 from bikd_fast.training.trainer import Trainer
 
 
@@ -157,12 +157,42 @@ def test_a_gradient_that_no_rank_holds_whole_is_looked_at_too(tiny_mvtec, tmp_pa
     assert json.loads((run / "training.json").read_text())["bad_steps"] == 1
 
 
-def test_a_checkpoint_of_another_optimizer_is_refused(tiny_mvtec, tmp_path, ranks):
+def test_a_run_of_another_optimizer_is_refused_and_one_at_another_stage_goes_on(tiny_mvtec, tmp_path, ranks, monkeypatch, capfd):
+    file = tmp_path / "ds.json"
     with interrupted(before=3):
         train(settings(tiny_mvtec, tmp_path / "run", "--training.checkpoint_seconds", "1e-9"), ranks)
-    (tmp_path / "ds.json").write_text('{"optimizer": {"type": "Lamb"}}')
-    with pytest.raises(CheckpointError, match="of AdamW, and this run trains with Lamb"):
-        train(settings(tiny_mvtec, tmp_path / "run", "--deepspeed_config", str(tmp_path / "ds.json")), ranks)
+    monkeypatch.chdir(tmp_path)
+    config = settings(tiny_mvtec, tmp_path / "run", "--deepspeed_config", "ds.json")
+    told = r"holds a run of other settings \(see .*config.yaml\): the DeepSpeed configuration's optimizer, scheduler"
+    for user in ('{"optimizer": {"type": "SGD"}}', '{"gradient_clipping": 0.01}', '{"scheduler": {"type": "WarmupLR"}}'):
+        file.write_text(user)
+        with pytest.raises(ConfigError, match=told):
+            train(config, ranks)
+    with pytest.raises(ConfigError, match=r"training\.accumulation was 1 and is 2\. Give another"):
+        train(settings(tiny_mvtec, tmp_path / "run", "--training.accumulation", "2"), ranks)
+    file.write_text('{"zero_optimization": {"stage": 1}, "gradient_clipping": 1, "wall_clock_breakdown": false}')
+    run = train(config, ranks)
+    assert "going on from step 3" in capfd.readouterr().err
+    assert load_run(run / "config.yaml").deepspeed_config == str(file)  # --resume RUN may be said elsewhere
+    file.write_text('{"optimizer": {"type": "AdamW", "params": {"momentum": 0.9}}}')
+    with pytest.raises(ConfigError, match=told):  # finished or not
+        train(config, ranks)
+
+
+def test_a_folder_whose_run_was_refused_before_its_first_step_is_nobodys(tiny_mvtec, tmp_path, ranks):
+    config = settings(tiny_mvtec, tmp_path / "run", "--deepspeed_config", str(tmp_path / "ds.json"), "--training.steps", "1")
+    (tmp_path / "ds.json").write_text('{"optimizer": {"type": "AdamW", "params": {"speed": 3}}}')
+    with pytest.raises(ConfigError, match="speed"):
+        train(config, ranks)
+    (tmp_path / "ds.json").write_text("{}")
+    train(config, ranks)
+
+
+def test_state_of_another_optimizer_is_refused():
+    """As a search may hand it on."""
+    module = torch.nn.Linear(2, 2)
+    with pytest.raises(CheckpointError, match="of Lamb, and this run trains with AdamW"):
+        restore({}, module, torch.optim.AdamW(module.parameters()), "Lamb")
 
 
 def test_ranks_that_see_different_things_do_not_train_together(monkeypatch):
