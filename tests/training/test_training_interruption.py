@@ -259,19 +259,6 @@ def test_one_detector_cannot_be_trained_side_by_side(tiny_mvtec, tmp_path):
         side_by_side(settings(tiny_mvtec, tmp_path, "--training.parallel", "categories"), 2)
 
 
-@pytest.mark.parametrize("prefix", [{"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS"}, {"RANK": "PMI_RANK"}])
-def test_other_launchers_variables_are_read(monkeypatch, prefix):
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    for ours, theirs in prefix.items():
-        monkeypatch.setenv(theirs, "3")
-        monkeypatch.setenv(ours, "3")  # so that monkeypatch takes it away again
-        monkeypatch.delenv(ours)
-    place.translate()
-    assert all(os.environ[ours] == "3" for ours in prefix)
-
-
 def test_a_process_leaves_no_place_for_others_to_take(monkeypatch):
     """What it settled for itself is gone afterwards: a process started from here must not listen at the same port."""
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
