@@ -52,7 +52,8 @@ def train(config: RunConfig, ranks: Ranks) -> Path:
         DataError: pictures that cannot be read.
     """
     check(config)
-    config = replace(config, training=user_config.settle(config.training, user_config.read(config.deepspeed_config), ranks.world))
+    user = user_config.read(config.deepspeed_config)
+    config = replace(config, training=user_config.settle(config.training, user, ranks.world, ranks.device.type))
     categories = _categories(config)
     run = run_folder(config)
     fresh = claim(run, config) if ranks.leads else False

@@ -65,7 +65,7 @@ class Trainer:
         categories: Sequence[str] = (),
     ) -> None:
         user = user_config.read(config.deepspeed_config)
-        training = user_config.settle(config.training, user, ranks.world)
+        training = user_config.settle(config.training, user, ranks.world, ranks.device.type)
         config = replace(config, training=training)
         torch.manual_seed(config.seed)
         self.config, self.ranks, self.user = config, ranks, user
