@@ -192,7 +192,8 @@ class Trainer:
         self.bad.remember(self.step, batches)
         self.log.bad_steps = self.bad.count
         found = self.glance() if self.ranks.first and self.log.due(self.step) else {}
-        self.log.flush(self.step, now, rate, found)
+        row = self.log.flush(self.step, now, rate, found)
+        engines.show(self.engine, row, (self.step + 1) * self.config.training.batch_size)
 
     def _look_back(self) -> None:
         """What became of the step before: name a skipped one, stop after too many."""
@@ -212,6 +213,7 @@ class Trainer:
             return
         state.restore(found.tensors, self.engine.module, self.engine.optimizer, found.about.get("optimizer", ""))
         self.step, self.good = found.step, found.path
+        self.engine.global_samples = found.step * self.config.training.batch_size  # its monitors count by them
         self.bad.count, self.bad.in_a_row = found.about.get("bad_steps", (0, 0))
         self._say(f"going on from step {self.step}")
 
