@@ -29,7 +29,7 @@ from bikd_fast.training.log import Log
 from bikd_fast.training.mirrors import group_numbers, natural_copies, rounds, sampled, with_copies
 from bikd_fast.training.pool import Pool
 from bikd_fast.training.rates import Rates
-from bikd_fast.training.sampling import Sampler
+from bikd_fast.training.sampling import Batch, Sampler
 from bikd_fast.training.schedule import Phase, phase
 from bikd_fast.training.streaming import Stream
 
@@ -136,7 +136,7 @@ class Trainer:
             until: pause after so many steps of the whole, with a checkpoint that another trainer goes on from.
 
         Raises:
-            TrainingError: training.max_bad_steps steps in a row had a loss that is not finite.
+            TrainingError: training.max_bad_steps steps in a row had a loss that is not finite, or fp16 found no loss scale.
             Terminated: SIGTERM, on any rank; a checkpoint of the step just done is there.
         """
         training, begun = self.config.training, self.step
@@ -185,7 +185,7 @@ class Trainer:
             self.engine.backward(loss)
             if micro == len(batches) - 1:
                 self.bad.settle(engines.whole_gradients(self.engine))
-            self.engine.step()
+            self._engines_step(batches)
             self.bad.overflowed(self.engine.optimizer)
             self.log.add(loss, terms, loaded - started, time.perf_counter() - loaded, len(batch.index) * self.ranks.world)
         self._look_back()
@@ -195,12 +195,24 @@ class Trainer:
         row = self.log.flush(self.step, now, rate, found)
         engines.show(self.engine, row, (self.step + 1) * self.config.training.batch_size)
 
+    def _engines_step(self, batches: list[Batch]) -> None:
+        try:
+            self.engine.step()
+        except Exception as error:
+            if "loss scale already at minimum" not in str(error):  # DeepSpeed raises a bare Exception
+                raise
+            stopped = self.bad.exhausted(self.step, batches, f"{self.engine.optimizer.loss_scale:g}")
+            raise self._with_checkpoint(stopped) from error
+
+    def _with_checkpoint(self, error: TrainingError) -> TrainingError:
+        return TrainingError(f"{error} The last good checkpoint: {self.good or 'none was written'}.")
+
     def _look_back(self) -> None:
         """What became of the step before: name a skipped one, stop after too many."""
         try:
             message = self.bad.look_back()
         except TrainingError as error:
-            raise TrainingError(f"{error} The last good checkpoint: {self.good or 'none was written'}.") from error
+            raise self._with_checkpoint(error) from error
         if message:
             self._say(message)
 

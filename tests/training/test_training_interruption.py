@@ -157,6 +157,25 @@ def test_a_gradient_that_no_rank_holds_whole_is_looked_at_too(tiny_mvtec, tmp_pa
     assert json.loads((run / "training.json").read_text())["bad_steps"] == 1
 
 
+def test_gradients_that_no_loss_scale_of_fp16_makes_finite_end_with_one_error(tiny_mvtec, tmp_path, ranks, monkeypatch):
+    forward, calls = Distillation.forward, []
+
+    def broken(self, inputs, beta):
+        loss, terms = forward(self, inputs, beta)
+        calls.append(0)
+        zero = sum(p.sum() for p in self.student.parameters()) * 0
+        return loss + (zero.abs().sqrt() if len(calls) > 3 else 0), terms  # finite; its gradient is not
+
+    monkeypatch.setattr(Distillation, "forward", broken)
+    (tmp_path / "ds.json").write_text('{"fp16": {"enabled": true, "initial_scale_power": 1, "hysteresis": 1}}')
+    options = ("--deepspeed_config", str(tmp_path / "ds.json"), "--training.precision", "auto")
+    with pytest.raises(TrainingError) as caught:
+        train(settings(tiny_mvtec, tmp_path / "run", *options, "--training.checkpoint_seconds", "1e-9"), ranks)
+    said = str(caught.value)
+    assert said.startswith("step 5: gradients in fp16 are not finite at the smallest loss scale either (1).")
+    assert "train/good/0" in said and "take bf16" in said and said.endswith("checkpoints/step-00000004.safetensors.")
+
+
 def test_a_run_of_another_optimizer_is_refused_and_one_at_another_stage_goes_on(tiny_mvtec, tmp_path, ranks, monkeypatch, capfd):
     file = tmp_path / "ds.json"
     with interrupted(before=3):
