@@ -129,7 +129,7 @@ def _differing(mark: Path, config: RunConfig) -> str:
     text = ", ".join(f"{key} was {then.get(key, 1)} and is {now.get(key, 1)}" for key in sorted(set(changed)))
     user = user_config.read(config.deepspeed_config)
     if "training.batch_size" in changed and "train_micro_batch_size_per_gpu" in user and "train_batch_size" not in user:
-        text += " (train_micro_batch_size_per_gpu alone makes it go by the number of ranks: give train_batch_size)"
+        text += " (train_micro_batch_size_per_gpu alone makes it go by the number of ranks: give train_batch_size instead)"
     return text
 
 

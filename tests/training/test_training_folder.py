@@ -43,7 +43,7 @@ def test_a_batch_that_goes_by_the_number_of_ranks_is_told_where_the_run_is_gone_
     config = one_category("data/", "unused", "--deepspeed_config", str(tmp_path / "ds.json"))
     claim(tmp_path / "run", config)
     other = replace(config, training=replace(config.training, batch_size=8))
-    with pytest.raises(ConfigError, match=r"size was 4 and is 8 \(train_micro_batch_size_per_gpu alone.*give train_batch_size\)"):
+    with pytest.raises(ConfigError, match=r"size was 4 and is 8 \(train_micro_batch.*give train_batch_size instead\)"):
         claim(tmp_path / "run", other)
 
 
