@@ -18,6 +18,8 @@ from bikd_fast.training.distributed import Ranks
 from bikd_fast.training.engine import fused
 from bikd_fast.training.sampling import Batch
 
+_NAMED = 8  # pictures at most where any of a whole batch may be the cause
+
 
 class TrainingError(UserError):
     """Training cannot go on; the message says why and what is left of it."""
@@ -69,6 +71,26 @@ class BadSteps:
         if getattr(optimizer, "overflow", False) and not getattr(optimizer, "dynamic_loss_scale", False):
             self.flag.fill_(1)
 
+    def exhausted(self, step: int, batches: list[Batch], scale: str) -> TrainingError:
+        """What to say where fp16's loss scale cannot be lowered any further; every rank comes to it at the same step."""
+        losses = [bool(torch.isfinite(loss)) for loss in self._losses]
+        suspect = [batch for batch, good in zip(batches, losses) if not good] or batches
+        names = self._everyones([self.names[i] for batch in suspect for i in batch.index.tolist()])
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        return TrainingError(
+            f"step {step + 1}: gradients in fp16 are not finite at the smallest loss scale either ({scale}). This step's pictures: "
+            f"{', '.join(names[:_NAMED])}{more}. Look at these; if they are good, take bf16 in the DeepSpeed "
+            "configuration, or leave fp16 out for float32."
+        )
+
+    def _everyones(self, names: list[str]) -> list[str]:
+        """Names of every rank, in the order of the ranks; all have to call."""
+        if self.ranks.world == 1:
+            return names
+        gathered: list[list[str]] = [[] for _ in range(self.ranks.world)]
+        dist.all_gather_object(gathered, names, group=self.ranks.control)
+        return [name for part in gathered for name in part]
+
     def remember(self, step: int, batches: list[Batch]) -> None:
         """Start reading this step's flag back; :meth:`look_back` is called a step later."""
         mine = torch.stack([self.flag, *(~torch.isfinite(torch.stack(self._losses))).float()])
@@ -97,11 +119,7 @@ class BadSteps:
             return None
         self.count += 1
         self.in_a_row += 1
-        names = [self.names[i] for bad, batch in zip(micro, batches) if bad for i in batch.index.tolist()]
-        if self.ranks.world > 1:
-            gathered: list[list[str]] = [[] for _ in range(self.ranks.world)]
-            dist.all_gather_object(gathered, names, group=self.ranks.control)
-            names = [name for part in gathered for name in part]
+        names = self._everyones([self.names[i] for bad, batch in zip(micro, batches) if bad for i in batch.index.tolist()])
         what = f"the loss is not finite on a micro-batch of: {', '.join(names)}" if names else "the gradient is not finite"
         if self.in_a_row >= self.limit:
             raise TrainingError(

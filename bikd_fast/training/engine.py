@@ -67,14 +67,15 @@ def engine_config(training: TrainingConfig, ranks: Ranks, dtype: torch.dtype, us
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Groups named student/teacher x decayed/plain; norms and biases are not decayed."""
+    """Groups named student/teacher x decayed/plain, the student's first: DeepSpeed's monitors show the first one's rate; norms and
+    biases are not decayed."""
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         part = "teacher" if name.startswith("adapter.") else "student"
         groups.setdefault((part, parameter.ndim > 1), []).append(parameter)
     return [
         {"params": params, "part": part, "weight_decay": weight_decay if decayed else 0.0}
-        for (part, decayed), params in groups.items()
+        for (part, decayed), params in sorted(groups.items(), key=lambda group: group[0][0] != "student")
     ]
 
 
@@ -114,6 +115,20 @@ def build(module: nn.Module, training: TrainingConfig, ranks: Ranks, dtype: torc
     if ranks.world == 1 and engine.zero_optimization_stage() == 0:
         engine.enable_backward_allreduce = False  # it would flatten and unflatten every gradient to share it with nobody
     return engine
+
+
+def show(engine, row: dict[str, Any], samples: int) -> None:
+    """Give a line of the log to the monitors that the JSON enables. DeepSpeed's own give them the first group's rate alone.
+
+    Args:
+        row: empty where no line was due.
+        samples: pictures so far, which monitors count by.
+    """
+    if not row or not engine.monitor.enabled:
+        return
+    teacher = [group["lr"] for group in engine.optimizer.param_groups if group.get("part") == "teacher"]
+    shown = {name: value for name, value in row.items() if name not in ("step", "phase", "lr")} | dict(zip(["lr_teacher"], teacher))
+    engine.monitor.write_events([(f"Train/Samples/{name}", value, samples) for name, value in shown.items()])
 
 
 def take_over_clipping(engine) -> float:

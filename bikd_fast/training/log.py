@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -66,15 +67,15 @@ class Log:
     def due(self, step: int) -> bool:
         return (step + 1) % self.training.log_every == 0 or step + 1 == self.until
 
-    def flush(self, step: int, now: Phase, rate: float, found: dict[str, float] | None = None) -> None:
-        """Write a line where one is due; every rank has to call.
+    def flush(self, step: int, now: Phase, rate: float, found: dict[str, float] | None = None) -> dict[str, Any]:
+        """Write a line where one is due, and return it, else {}; every rank has to call.
 
         Args:
             rate: the student's learning rate.
             found: what rank 0 saw on held-out pictures.
         """
         if not self.due(step):
-            return
+            return {}
         means = self._means()
         memory = self._memory()
         communication = self.traffic.read()
@@ -110,6 +111,7 @@ class Log:
                 flush=True,
             )
         self._clear()
+        return row
 
     def conclude(self) -> dict[str, float]:
         """What the whole training of this process came to, as in the lines of the log; said in one line, empty for no step."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import socket
 import sys
 import time
@@ -14,23 +15,51 @@ import psutil
 
 from bikd_fast.errors import UserError
 
-_FOREIGN = {  # launchers other than DeepSpeed's name the same things otherwise
-    "RANK": ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"),
-    "WORLD_SIZE": ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"),
-    "LOCAL_RANK": ("SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID"),
-    "LOCAL_SIZE": ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"),
-}
+_PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE")
+_FAMILIES = (  # launchers other than DeepSpeed's name the same things otherwise; the first whose rank and size are there is asked
+    ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),  # torchrun
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),  # MPICH, Intel; srun sets the first two as well
+    ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"),  # last: a shell of sbatch hands them to mpirun
+)
+_ON_NODES = "SLURM_STEP_TASKS_PER_NODE"  # of every node in turn; SLURM_NTASKS_PER_NODE is there only where it was asked for
 _NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT", "GLOO_SOCKET_IFNAME")
 _GRACE = 15.0  # seconds; launchers take one or two to end a job one of whose ranks has failed, more on a busy machine
 _before: dict[str, str | None] = {}  # these variables as settle found them
 
 
 def translate() -> None:
-    """Give other launchers' variables DeepSpeed's names where these are missing."""
-    for name, others in _FOREIGN.items():
-        found = next((os.environ[o] for o in others if o in os.environ), None)
-        if name not in os.environ and found is not None and "MASTER_ADDR" in os.environ:
-            os.environ[name] = found
+    """Give another launcher's variables DeepSpeed's names where these are missing."""
+    if "MASTER_ADDR" in os.environ:
+        for name, value in _said().items():
+            os.environ.setdefault(name, value)
+
+
+def _said() -> dict[str, str]:
+    """This process's place by DeepSpeed's names, all of one launcher: the innermost, and one that agrees with what is set already.
+
+    srun's variables are taken for MPI's where both say the same, because it leaves out MPI's local ones.
+    """
+    here = os.environ
+    families = [f for f in _FAMILIES if f[0] in here and f[1] in here]
+    agreeing = [f for f in families if all(here.get(name, here[other]) == here[other] for name, other in zip(_PLACE[:2], f))]
+    if not agreeing:
+        return {}
+    first = agreeing[0]
+    same = (f for f in agreeing if f[2] in here and all(here[a] == here[b] for a, b in zip(f[:2], first)))
+    best = first if first[2] in here else next(same, first)
+    found = {name: here[other] for name, other in zip(_PLACE, best) if other in here}
+    tasks = _tasks_per_node(here.get(_ON_NODES, "")) if best[0].startswith("SLURM") else []
+    node = here.get("SLURM_NODEID", "")
+    if node.isdigit() and int(node) < len(tasks):
+        found["LOCAL_SIZE"] = str(tasks[int(node)])
+    return found
+
+
+def _tasks_per_node(text: str) -> list[int]:
+    """``8(x2),3`` -> [8, 8, 3]; [] where it is written otherwise."""
+    parts = [re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part) for part in text.split(",")]
+    return [int(part[1]) for part in parts if part for _ in range(int(part[2] or 1))] if all(parts) else []
 
 
 def settle() -> None:
@@ -92,8 +121,7 @@ def said_once() -> Iterator[None]:
 
     The others hold their tongue until the launcher has ended them; a rank that still lives was alone with its error, and says it.
     """
-    names = ("LOCAL_RANK", *_FOREIGN["LOCAL_RANK"])
-    if next((os.environ[name] for name in names if name in os.environ), "0") == "0":
+    if os.environ.get("LOCAL_RANK", _said().get("LOCAL_RANK", "0")) == "0":
         yield
         return
     heard = io.StringIO()

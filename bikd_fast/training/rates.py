@@ -38,6 +38,7 @@ class Rates:
     def set(self, step: int, now: Phase) -> float:
         """Set the rates of ``step`` (not below that of the call before); returns the student's."""
         training = self.training
+        # user_config.settle lets neither scaled rates nor a rate of 0 come here with a scheduler
         factor = rate_factor(training) if self.scheduler is None else self._peak(step) / training.lr_student
         rates = {"student": training.lr_student * now.student * factor, "teacher": training.lr_teacher * (now.teacher * factor)}
         for group in self.groups:

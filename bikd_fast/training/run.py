@@ -30,7 +30,7 @@ from bikd_fast.training import user_config
 from bikd_fast.training.after import diagnose, pictures_changed, record
 from bikd_fast.training.agreement import alike
 from bikd_fast.training.distributed import Ranks
-from bikd_fast.training.folder import alone, claim, detector_folder, fingerprint, run_folder
+from bikd_fast.training.folder import alone, claim, detector_folder, fingerprint, release, run_folder
 from bikd_fast.training.kept import NOTHING, Kept
 from bikd_fast.training.remember import remember
 from bikd_fast.training.streaming import Stream, in_memory
@@ -61,12 +61,14 @@ def train(config: RunConfig, ranks: Ranks, stay: ExitStack | None = None) -> Pat
 
 def _train(config: RunConfig, ranks: Ranks, stay: ExitStack) -> Path:
     check(config)
-    config = replace(config, training=user_config.settle(config.training, user_config.read(config.deepspeed_config), ranks.world))
+    user = user_config.read(config.deepspeed_config)
+    config = replace(config, training=user_config.settle(config.training, user, ranks.world, ranks.device.type))
     categories = _categories(config)
     run = run_folder(config)
+    fresh = False
     if ranks.leads:
         stay.enter_context(alone(run))
-        claim(run, config)
+        fresh = claim(run, config)
     meet(ranks)
     started, trained = time.time(), 0
     for name, group in training_groups(config, categories)[ranks.place :: ranks.places]:
@@ -79,7 +81,12 @@ def _train(config: RunConfig, ranks: Ranks, stay: ExitStack) -> Path:
                 anew = ". Its good pictures have changed since: --resume never trains it anew" if changed else ""
                 _say(ranks, f"{name}: already trained, kept ({folder / FILE_NAME}){anew}")
             continue
-        train_one(config, name, group, folder, ranks)
+        try:
+            train_one(config, name, group, folder, ranks)
+        except ConfigError:
+            if fresh and not trained:
+                release(run)  # so that the setting can be mended
+            raise
         trained += 1
     meet(ranks)
     if ranks.leads and trained:

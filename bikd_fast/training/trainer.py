@@ -29,7 +29,7 @@ from bikd_fast.training.log import Log
 from bikd_fast.training.mirrors import group_numbers, natural_copies, rounds, sampled, with_copies
 from bikd_fast.training.pool import Pool
 from bikd_fast.training.rates import Rates
-from bikd_fast.training.sampling import Sampler
+from bikd_fast.training.sampling import Batch, Sampler
 from bikd_fast.training.schedule import Phase, phase
 from bikd_fast.training.streaming import Stream
 
@@ -65,7 +65,7 @@ class Trainer:
         categories: Sequence[str] = (),
     ) -> None:
         user = user_config.read(config.deepspeed_config)
-        training = user_config.settle(config.training, user, ranks.world)
+        training = user_config.settle(config.training, user, ranks.world, ranks.device.type)
         config = replace(config, training=training)
         torch.manual_seed(config.seed)
         self.config, self.ranks, self.user = config, ranks, user
@@ -136,7 +136,7 @@ class Trainer:
             until: pause after so many steps of the whole, with a checkpoint that another trainer goes on from.
 
         Raises:
-            TrainingError: training.max_bad_steps steps in a row had a loss that is not finite.
+            TrainingError: training.max_bad_steps steps in a row had a loss that is not finite, or fp16 found no loss scale.
             Terminated: SIGTERM, on any rank; a checkpoint of the step just done is there.
         """
         training, begun = self.config.training, self.step
@@ -185,21 +185,34 @@ class Trainer:
             self.engine.backward(loss)
             if micro == len(batches) - 1:
                 self.bad.settle(engines.whole_gradients(self.engine))
-            self.engine.step()
+            self._engines_step(batches)
             self.bad.overflowed(self.engine.optimizer)
             self.log.add(loss, terms, loaded - started, time.perf_counter() - loaded, len(batch.index) * self.ranks.world)
         self._look_back()
         self.bad.remember(self.step, batches)
         self.log.bad_steps = self.bad.count
         found = self.glance() if self.ranks.first and self.log.due(self.step) else {}
-        self.log.flush(self.step, now, rate, found)
+        row = self.log.flush(self.step, now, rate, found)
+        engines.show(self.engine, row, (self.step + 1) * self.config.training.batch_size)
+
+    def _engines_step(self, batches: list[Batch]) -> None:
+        try:
+            self.engine.step()
+        except Exception as error:
+            if "loss scale already at minimum" not in str(error):  # DeepSpeed raises a bare Exception
+                raise
+            stopped = self.bad.exhausted(self.step, batches, f"{self.engine.optimizer.loss_scale:g}")
+            raise self._with_checkpoint(stopped) from error
+
+    def _with_checkpoint(self, error: TrainingError) -> TrainingError:
+        return TrainingError(f"{error} The last good checkpoint: {self.good or 'none was written'}.")
 
     def _look_back(self) -> None:
         """What became of the step before: name a skipped one, stop after too many."""
         try:
             message = self.bad.look_back()
         except TrainingError as error:
-            raise TrainingError(f"{error} The last good checkpoint: {self.good or 'none was written'}.") from error
+            raise self._with_checkpoint(error) from error
         if message:
             self._say(message)
 
@@ -212,6 +225,7 @@ class Trainer:
             return
         state.restore(found.tensors, self.engine.module, self.engine.optimizer, found.about.get("optimizer", ""))
         self.step, self.good = found.step, found.path
+        self.engine.global_samples = found.step * self.config.training.batch_size  # its monitors count by them
         self.bad.count, self.bad.in_a_row = found.about.get("bad_steps", (0, 0))
         self._say(f"going on from step {self.step}")
 

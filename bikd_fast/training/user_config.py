@@ -57,10 +57,13 @@ def _object(parts: dict[str, Any], key: str) -> dict[str, Any]:
     return found
 
 
-def settle(training: TrainingConfig, user: dict[str, Any], world: int) -> TrainingConfig:
+def settle(training: TrainingConfig, user: dict[str, Any], world: int, device: str = "") -> TrainingConfig:
     """``training`` with what the JSON says about batch, accumulation, rate, weight decay and precision.
 
     The JSON wins over a default; where both were set and differ there is no telling what was meant.
+
+    Args:
+        device: the kind that is computed on, where it is known: ``cpu`` has no float16.
 
     Raises:
         ConfigError: two settings that contradict each other; the message names both keys.
@@ -83,7 +86,39 @@ def settle(training: TrainingConfig, user: dict[str, Any], world: int) -> Traini
     if taken is not training and training.lr_teacher == _default("lr_teacher"):
         taken = replace(taken, lr_teacher=taken.lr_student * (training.lr_teacher / training.lr_student))
     taken = _take(taken, "weight_decay", optimizer.get("weight_decay"), "optimizer.params.weight_decay")
-    return _precision(taken, user)
+    _scheduled(taken, user)
+    return _precision(taken, user, device)
+
+
+def _scheduled(training: TrainingConfig, user: dict[str, Any]) -> None:
+    """A scheduler sets the student's rate by itself, and the teacher's by the share that it is of the student's peak."""
+    if not user.get("scheduler", {}).get("type"):
+        return
+    for key, instead in (("scale_rates", "scale the rates in scheduler.params"), ("warmup", "give the rise in scheduler.params")):
+        if getattr(training, key) != _default(key):
+            raise ConfigError(
+                f"training.{key} is {getattr(training, key)} and the DeepSpeed configuration's scheduler replaces it: leave one of "
+                f"the two out, or {instead}."
+            )
+    if training.lr_student == 0:
+        theirs = "lr" in user.get("optimizer", {}).get("params", {})
+        named = "deepspeed_config: optimizer.params.lr" if theirs else "training.lr_student"
+        raise ConfigError(f"{named}: 0, and the teacher's rate is a share of it under a scheduler. Give a number above 0.")
+
+
+def outcome(user: dict[str, Any], training: TrainingConfig) -> dict[str, Any]:
+    """What the JSON says that changes the result, defaults filled in; not ZeRO's stage, offloading, monitors and the like."""
+    optimizer = user.get("optimizer", {})
+    params = {"lr": training.lr_student, "weight_decay": training.weight_decay}
+    params |= {key: value for key, value in optimizer.get("params", {}).items() if value is not None}
+    clip = user.get("gradient_clipping", 1.0)
+    low = {key: user[key] for key in (*_LOW, "torch_autocast") if user.get(key, {}).get("enabled")}
+    return {
+        "optimizer": [str(optimizer.get("type", "AdamW")).lower(), params],
+        "gradient_clipping": float(clip) if type(clip) is int else clip,
+        **low,
+        **{key: user[key] for key in ("scheduler", "data_types") if user.get(key)},
+    }
 
 
 def _batch(training: TrainingConfig, user: dict[str, Any], world: int) -> tuple[int | None, int | None]:
@@ -124,7 +159,7 @@ def _take(training: TrainingConfig, key: str, value: Any, named: str) -> Trainin
     return replace(training, **{key: value})
 
 
-def _precision(training: TrainingConfig, user: dict[str, Any]) -> TrainingConfig:
+def _precision(training: TrainingConfig, user: dict[str, Any], device: str) -> TrainingConfig:
     on = [key for key in (*_LOW, "torch_autocast") if user.get(key, {}).get("enabled")]
     if len(on) > 1:
         raise ConfigError(f"deepspeed_config: {' and '.join(on)} are both enabled: leave one of them out.")
@@ -136,7 +171,10 @@ def _precision(training: TrainingConfig, user: dict[str, Any]) -> TrainingConfig
             'apart there); or take "torch_autocast": {"enabled": true, "dtype": "bfloat16"}, which works at every stage.'
         )
     dtype = user[on[0]].get("dtype", "bfloat16")
-    if on[0] == "torch_autocast" and dtype in ("float16", "fp16", "half") and not user.get("zero_optimization", {}).get("stage"):
+    half = on[0] == "torch_autocast" and dtype in ("float16", "fp16", "half")
+    if half and device == "cpu":
+        raise ConfigError(f"deepspeed_config: torch_autocast.dtype {dtype} needs a GPU, and there is none. Take bfloat16.")
+    if half and not user.get("zero_optimization", {}).get("stage"):
         raise ConfigError(
             f"deepspeed_config: torch_autocast.dtype {dtype} needs zero_optimization.stage 1 or more here (a scaled loss would "
             "undo what clips gradients and leaves bad steps out); or take bfloat16."

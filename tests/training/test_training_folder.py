@@ -9,10 +9,11 @@ from dataclasses import replace
 import pytest
 from tiny import one_category
 
-from bikd_fast.config import ConfigError
+from bikd_fast.config import ConfigError, TrainingConfig
 from bikd_fast.inference.find import find_detector
 from bikd_fast.models.detector import DetectorError
 from bikd_fast.training.folder import LEFT, LOCK, alone, claim
+from bikd_fast.training.user_config import outcome
 
 
 def test_starting_anew_leaves_no_detector_and_no_figure_of_the_run_before(tmp_path):
@@ -80,3 +81,24 @@ def test_a_disk_without_locks_is_trained_on_all_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "lockf", refused)
     with alone(tmp_path / "run"):
         pass
+
+
+def test_a_batch_that_goes_by_the_number_of_ranks_is_told_where_the_run_is_gone_on_with(tmp_path):
+    (tmp_path / "ds.json").write_text('{"train_micro_batch_size_per_gpu": 4}')
+    config = one_category("data/", "unused", "--deepspeed_config", str(tmp_path / "ds.json"))
+    claim(tmp_path / "run", config)
+    other = replace(config, training=replace(config.training, batch_size=8))
+    with pytest.raises(ConfigError, match=r"size was 4 and is 8 \(train_micro_batch.*give train_batch_size instead\)"):
+        claim(tmp_path / "run", other)
+
+
+def test_what_of_the_deepspeed_file_makes_another_run():
+    training = TrainingConfig()
+    plain = outcome({}, training)
+    for user in (
+        {"zero_optimization": {"stage": 2, "overlap_comm": True}, "csv_monitor": {"enabled": True}, "fp16": {"enabled": False}},
+        {"optimizer": {"type": "AdamW", "params": {"lr": training.lr_student}}, "gradient_clipping": 1},
+    ):
+        assert outcome(user, training) == plain
+    for user in ({"fp16": {"enabled": True}}, {"fp16": {"enabled": True, "loss_scale": 8}}, {"optimizer": {"params": {"eps": 1}}}):
+        assert outcome(user, training) != plain

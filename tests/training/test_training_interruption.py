@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from tiny import interrupted, one_category
 
-from bikd_fast.arguments import parse_run, run_parser
+from bikd_fast.arguments import load_run, parse_run, run_parser
 from bikd_fast.config import ConfigError
 from bikd_fast.errors import UserError
 from bikd_fast.train import resuming
@@ -20,7 +20,7 @@ from bikd_fast.training.bad_steps import TrainingError
 from bikd_fast.training.distillation import Distillation
 from bikd_fast.training.log import Log
 from bikd_fast.training.run import side_by_side, train
-from bikd_fast.training.state import CheckpointError
+from bikd_fast.training.state import CheckpointError, restore
 from bikd_fast.training.trainer import Trainer
 
 
@@ -157,12 +157,61 @@ def test_a_gradient_that_no_rank_holds_whole_is_looked_at_too(tiny_mvtec, tmp_pa
     assert json.loads((run / "training.json").read_text())["bad_steps"] == 1
 
 
-def test_a_checkpoint_of_another_optimizer_is_refused(tiny_mvtec, tmp_path, ranks):
+def test_gradients_that_no_loss_scale_of_fp16_makes_finite_end_with_one_error(tiny_mvtec, tmp_path, ranks, monkeypatch):
+    forward, calls = Distillation.forward, []
+
+    def broken(self, inputs, beta):
+        loss, terms = forward(self, inputs, beta)
+        calls.append(0)
+        zero = sum(p.sum() for p in self.student.parameters()) * 0
+        return loss + (zero.abs().sqrt() if len(calls) > 3 else 0), terms  # finite; its gradient is not
+
+    monkeypatch.setattr(Distillation, "forward", broken)
+    (tmp_path / "ds.json").write_text('{"fp16": {"enabled": true, "initial_scale_power": 1, "hysteresis": 1}}')
+    options = ("--deepspeed_config", str(tmp_path / "ds.json"), "--training.precision", "auto")
+    with pytest.raises(TrainingError) as caught:
+        train(settings(tiny_mvtec, tmp_path / "run", *options, "--training.checkpoint_seconds", "1e-9"), ranks)
+    said = str(caught.value)
+    assert said.startswith("step 5: gradients in fp16 are not finite at the smallest loss scale either (1).")
+    assert "train/good/0" in said and "take bf16" in said and said.endswith("checkpoints/step-00000004.safetensors.")
+
+
+def test_a_run_of_another_optimizer_is_refused_and_one_at_another_stage_goes_on(tiny_mvtec, tmp_path, ranks, monkeypatch, capfd):
+    file = tmp_path / "ds.json"
     with interrupted(before=3):
         train(settings(tiny_mvtec, tmp_path / "run", "--training.checkpoint_seconds", "1e-9"), ranks)
-    (tmp_path / "ds.json").write_text('{"optimizer": {"type": "Lamb"}}')
-    with pytest.raises(CheckpointError, match="of AdamW, and this run trains with Lamb"):
-        train(settings(tiny_mvtec, tmp_path / "run", "--deepspeed_config", str(tmp_path / "ds.json")), ranks)
+    monkeypatch.chdir(tmp_path)
+    config = settings(tiny_mvtec, tmp_path / "run", "--deepspeed_config", "ds.json")
+    told = r"holds a run of other settings \(see .*config.yaml\): the DeepSpeed configuration's optimizer, scheduler"
+    for user in ('{"optimizer": {"type": "SGD"}}', '{"gradient_clipping": 0.01}', '{"scheduler": {"type": "WarmupLR"}}'):
+        file.write_text(user)
+        with pytest.raises(ConfigError, match=told):
+            train(config, ranks)
+    with pytest.raises(ConfigError, match=r"training\.accumulation was 1 and is 2\. Give another"):
+        train(settings(tiny_mvtec, tmp_path / "run", "--training.accumulation", "2"), ranks)
+    file.write_text('{"zero_optimization": {"stage": 1}, "gradient_clipping": 1, "wall_clock_breakdown": false}')
+    run = train(config, ranks)
+    assert "going on from step 3" in capfd.readouterr().err
+    assert load_run(run / "config.yaml").deepspeed_config == str(file)  # --resume RUN may be said elsewhere
+    file.write_text('{"optimizer": {"type": "AdamW", "params": {"momentum": 0.9}}}')
+    with pytest.raises(ConfigError, match=told):  # finished or not
+        train(config, ranks)
+
+
+def test_a_folder_whose_run_was_refused_before_its_first_step_is_nobodys(tiny_mvtec, tmp_path, ranks):
+    config = settings(tiny_mvtec, tmp_path / "run", "--deepspeed_config", str(tmp_path / "ds.json"), "--training.steps", "1")
+    (tmp_path / "ds.json").write_text('{"optimizer": {"type": "AdamW", "params": {"speed": 3}}}')
+    with pytest.raises(ConfigError, match="speed"):
+        train(config, ranks)
+    (tmp_path / "ds.json").write_text("{}")
+    train(config, ranks)
+
+
+def test_state_of_another_optimizer_is_refused():
+    """As a search may hand it on."""
+    module = torch.nn.Linear(2, 2)
+    with pytest.raises(CheckpointError, match="of Lamb, and this run trains with AdamW"):
+        restore({}, module, torch.optim.AdamW(module.parameters()), "Lamb")
 
 
 def test_ranks_that_see_different_things_do_not_train_together(monkeypatch):
@@ -227,19 +276,6 @@ def test_only_the_first_rank_of_a_machine_says_what_is_wrong_at_once(rank, waits
 def test_one_detector_cannot_be_trained_side_by_side(tiny_mvtec, tmp_path):
     with pytest.raises(ConfigError, match=r"training\.parallel"):
         side_by_side(settings(tiny_mvtec, tmp_path, "--training.parallel", "categories"), 2)
-
-
-@pytest.mark.parametrize("prefix", [{"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS"}, {"RANK": "PMI_RANK"}])
-def test_other_launchers_variables_are_read(monkeypatch, prefix):
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    for ours, theirs in prefix.items():
-        monkeypatch.setenv(theirs, "3")
-        monkeypatch.setenv(ours, "3")  # so that monkeypatch takes it away again
-        monkeypatch.delenv(ours)
-    place.translate()
-    assert all(os.environ[ours] == "3" for ours in prefix)
 
 
 def test_a_process_leaves_no_place_for_others_to_take(monkeypatch):

@@ -95,3 +95,25 @@ def test_under_a_users_scheduler_the_teacher_rests_and_an_interrupted_run_ends_a
     student = [key for key in then if key.startswith("module/student.")]
     assert adapter and all(torch.equal(then[key], last[key]) for key in adapter)
     assert not all(torch.equal(then[key], last[key]) for key in student)
+
+
+def test_monitors_are_given_the_students_rate_and_the_losses_also_where_a_run_goes_on(tiny_mvtec, tmp_path):
+    (tmp_path / "ds.json").write_text(
+        json.dumps({"csv_monitor": {"enabled": True, "output_path": str(tmp_path / "csv"), "job_name": "it"}})
+    )
+    options = ("--deepspeed_config", str(tmp_path / "ds.json"), "--training.steps", "6", "--training.log_every", "1")
+    config = one_category(tiny_mvtec, tmp_path / "run", *options, "--training.checkpoint_seconds", "1e-9")
+    try:
+        ranks = distributed.start()
+        with interrupted(before=4):
+            train(config, ranks)
+        run = train(config, ranks)
+    finally:
+        distributed.stop()
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    for name in ("lr", "loss", "forward"):
+        rows = (tmp_path / f"csv/it/Train_Samples_{name}.csv").read_text().splitlines()
+        seen = dict(row.split(",") for row in rows if not row.startswith("step"))  # a header for each process; steps made twice
+        assert [int(count) for count in seen] == [4 * line["step"] for line in lines]
+        assert [float(value) for value in seen.values()] == pytest.approx([line[name] for line in lines])
+    assert (tmp_path / "csv/it/Train_Samples_lr_teacher.csv").is_file()

@@ -66,12 +66,23 @@ def test_an_autocast_that_is_switched_off_is_float32_for_all_the_trainer_does():
         ({"bf16": {"enabled": True}, "fp16": {"enabled": True}}, {}, ("fp16", "bf16")),
         ({"torch_autocast": {"enabled": True, "dtype": "float16"}}, {}, ("torch_autocast.dtype", "stage 1")),
         ({"fp16": {"enabled": True}, "zero_optimization": {"stage": 0}}, {}, ("fp16.enabled", "stage")),
+        ({"scheduler": {"type": "WarmupLR"}}, {"scale_rates": "linear"}, ("training.scale_rates is linear", "scheduler")),
+        ({"scheduler": {"type": "WarmupLR"}}, {"warmup": 0.1}, ("training.warmup is 0.1", "scheduler")),
+        ({"scheduler": {"type": "WarmupLR"}, "optimizer": {"params": {"lr": 0}}}, {}, ("optimizer.params.lr: 0", "above 0")),
+        ({"scheduler": {"type": "WarmupLR"}}, {"lr_student": 0.0}, ("training.lr_student: 0", "scheduler")),
     ],
 )
 def test_contradictions_name_both_keys(user, training, keys):
     with pytest.raises(ConfigError) as caught:
         settled(user, **training)
     assert all(key in str(caught.value) for key in keys), caught.value
+
+
+def test_autocast_to_float16_needs_a_gpu():
+    user = {"torch_autocast": {"enabled": True, "dtype": "float16"}, "zero_optimization": {"stage": 2}}
+    with pytest.raises(ConfigError, match=r"torch_autocast\.dtype float16 needs a GPU.*bfloat16"):
+        user_config.settle(TrainingConfig(), user, 1, "cpu")
+    assert user_config.settle(TrainingConfig(), user, 1, "cuda") == TrainingConfig()
 
 
 @pytest.mark.parametrize(
