@@ -98,7 +98,7 @@ def test_one_side_and_empty() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_objective(dtype: torch.dtype, last: bool) -> None:
     check_objective(objective_inputs(ODD, dtypes=(dtype,) * 3, last=last, device=DEVICE), "triton", upstream=0.5)
-    check_objective(objective_inputs(EVEN, dtypes=(dtype,) * 3, last=last, device=DEVICE), "triton")
+    check_objective(objective_inputs(EVEN, 1, (dtype,) * 3, last, device=DEVICE), "triton")
 
 
 @pytest.mark.parametrize("last", [True, False])
