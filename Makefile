@@ -7,8 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # `make train ARGS="--seed 1 --output runs/other"` passes options on; `make train RANKS=1` chooses how many processes train.
 # one rank a GPU; without one a rank a core, at most one for each embedded category
 DEFAULT_RANKS := import os, torch; print(torch.cuda.device_count() or min(6, len(os.sched_getaffinity(0))))
-# tests side by side: whole modules, so that a module's cluster, browser or training is made once; one more of those from end to end,
-# which wait a third of their time
+# tests side by side: whole modules, so that a module's cluster, browser or training is made once
 JOBS ?= 2
 SOURCES := pyproject.toml setup.py constraints.txt
 
@@ -31,7 +30,7 @@ train: $(VENV)/.run
 test: $(VENV)/.test lint
 	-bash .ci/system-packages
 	$(BIN)/python -m pytest -q -m 'not e2e' --numprocesses $(JOBS) --dist loadscope --no-loadscope-reorder
-	$(BIN)/python -m pytest -q -m e2e --numprocesses $$(($(JOBS) + 1)) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -m e2e --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -17,12 +17,12 @@ settings.register_profile("searching", derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
-LONGEST = "test_tune_cluster.py"  # of the end-to-end modules, each of which one worker runs
+LONGEST = ("test_tune_cluster.py", "test_tune_groups.py")  # of the end-to-end modules, each of which one worker runs
 
 
 def pytest_collection_modifyitems(items):
-    """The longest module starts first, so that no worker waits for it at the end."""
-    items.sort(key=lambda item: item.path.name != LONGEST)
+    """The longest modules start first, so that no worker waits for them at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(scope="session")

@@ -9,13 +9,16 @@ import os
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 from tiny import TINY
 
 ROOT = Path(__file__).parents[2]
+MARK = "BIKD_TEST_CLUSTER"  # in the environment of everything that a test's cluster starts
 LONG = 300  # seconds; far more than anything here takes
 SOON = {  # a dead node is noticed within seconds
     "health_check_initial_delay_ms": 0,
@@ -81,23 +84,23 @@ def table(output: Path) -> list[dict[str, str]]:
 
 @contextlib.contextmanager
 def everything_ends():
-    """No process that was begun inside is left afterwards, Ray's own included, which leave their parents."""
-    before = {p.pid for p in psutil.process_iter()}
-    try:
-        yield
-    finally:
-        left = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                line = " ".join(process.cmdline())  # whatever else runs here meanwhile is not to end
-                ours = process.pid not in before and any(mark in line for mark in ("/ray/", "ray::", "tune/search.py"))
-                if ours and process.pid != os.getpid():
-                    left.append(process)
-        _, alive = psutil.wait_procs(left, timeout=20)
-        for process in alive:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        psutil.wait_procs(alive, timeout=10)
+    """No process that was begun inside is left afterwards, Ray's own included, which leave their parents but keep the environment;
+    other clusters that run here meanwhile have marks of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(MARK, mark := uuid.uuid4().hex)
+        try:
+            yield
+        finally:
+            left = []
+            for process in psutil.process_iter():
+                with contextlib.suppress(psutil.Error):
+                    if process.pid != os.getpid() and process.environ().get(MARK) == mark:
+                        left.append(process)
+            _, alive = psutil.wait_procs(left, timeout=20)
+            for process in alive:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            psutil.wait_procs(alive, timeout=10)
 
 
 @contextlib.contextmanager
@@ -117,3 +120,23 @@ def two_nodes():
             yield cluster, cluster.address, second
         finally:
             cluster.shutdown()
+
+
+def complete(output, count=6):
+    """Every trial has come to its end, once, and what a search leaves is there."""
+    rows = table(output)
+    assert len(rows) == count and {row["status"] for row in rows} <= {"finished", "stopped", "failed"}, rows
+    assert sum(row["best"] == "1" for row in rows) == 1
+    best = next(row for row in rows if row["best"] == "1")
+    assert best["status"] == "finished" and best["rung"] == best["rungs"] == "2"
+    top = [float(row["objective"]) for row in rows if row["rung"] == "2"]
+    assert float(best["objective"]) == max(top)
+    assert rows[0]["status"] == "finished" and float(rows[0]["objective.beta"]) == 0.3  # the defaults, never stopped
+    settings = yaml.safe_load((output / "best.yaml").read_text())
+    assert settings["objective"]["beta"] == pytest.approx(float(best["objective.beta"]), rel=0.01)
+    assert "<svg" in (output / "search.html").read_text()
+    return rows
+
+
+def some(output, count):
+    return sum(r["what"] == "result" for r in results(output)) >= count

@@ -1,40 +1,12 @@
-"""Whole searches on a real Ray cluster of two nodes: undisturbed, the driver killed, a node killed; and on a local one, Ctrl-C."""
+"""Whole searches on a real Ray cluster of two nodes: undisturbed, a population, the driver killed, a node killed."""
 
-import json
 import os
 import signal
 
 import pytest
-import yaml
-from clusters import LONG, everything_ends, results, start, table, two_nodes, until, whole, words
+from clusters import LONG, complete, results, some, start, table, until, whole, words
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    with two_nodes() as made:
-        yield made
-
-
-def complete(output, count=6):
-    """Every trial has come to its end, once, and what a search leaves is there."""
-    rows = table(output)
-    assert len(rows) == count and {row["status"] for row in rows} <= {"finished", "stopped", "failed"}, rows
-    assert sum(row["best"] == "1" for row in rows) == 1
-    best = next(row for row in rows if row["best"] == "1")
-    assert best["status"] == "finished" and best["rung"] == best["rungs"] == "2"
-    top = [float(row["objective"]) for row in rows if row["rung"] == "2"]
-    assert float(best["objective"]) == max(top)
-    assert rows[0]["status"] == "finished" and float(rows[0]["objective.beta"]) == 0.3  # the defaults, never stopped
-    settings = yaml.safe_load((output / "best.yaml").read_text())
-    assert settings["objective"]["beta"] == pytest.approx(float(best["objective.beta"]), rel=0.01)
-    assert "<svg" in (output / "search.html").read_text()
-    return rows
-
-
-def some(output, count):
-    return sum(r["what"] == "result" for r in results(output)) >= count
 
 
 def test_a_search_with_a_setting_that_fails(tiny_mvtec, tmp_path, cluster):
@@ -52,16 +24,6 @@ def test_a_search_with_a_setting_that_fails(tiny_mvtec, tmp_path, cluster):
     assert "no_such_backbone" in (output / "search.html").read_text()
     seen = [r["result"] for r in results(output) if r["what"] == "result"]
     assert all("runtime_resources" in r["code"] for r in seen)
-
-
-def test_a_trial_of_two_processes(tiny_mvtec, tmp_path, cluster):
-    """DeepSpeed in a Ray Train worker group, one process on each node."""
-    _, address, _ = cluster
-    output, log = tmp_path / "found", tmp_path / "log"
-    whole(words(tiny_mvtec, output, "--ranks-per-trial", "2", "--address", address, trials=1), log, tmp_path)
-    (row,) = complete(output, 1)
-    lines = (output / "ray/trials-files" / row["trial"] / "stripes/log.jsonl").read_text().splitlines()
-    assert json.loads(lines[-1])["step"] == 8 and json.loads(lines[-1])["share_communication"] > 0
 
 
 def test_a_population(tiny_mvtec, tmp_path, cluster):
@@ -111,20 +73,3 @@ def test_driver_killed_and_resumed_then_a_node_killed(tiny_mvtec, tmp_path, clus
             scores.setdefault((row["trial"], row["result"]["rung"]), set()).add(row["result"]["score"])
     assert scores and all(len(found) == 1 for found in scores.values()), scores
     assert os.path.getmtime(output / "search.html") >= os.path.getmtime(output / "results.jsonl")
-
-
-def test_interrupted_on_a_cluster_of_its_own_it_leaves_a_result_and_goes_on(tiny_mvtec, tmp_path):
-    output, log = tmp_path / "found", tmp_path / "log"
-    with everything_ends():
-        job = start(words(tiny_mvtec, output, trials=3), log, tmp_path)
-        try:
-            until(lambda: some(output, 2) or job.poll() is not None, LONG, log)
-            job.send_signal(signal.SIGINT)
-            assert job.wait(LONG) == 130, log.read_text()[-3000:]
-            assert (output / "best.yaml").is_file() and (output / "search.html").is_file()
-            assert f"--resume {output}" in log.read_text()
-            again = start(["--resume", str(output)], log, tmp_path)
-            assert again.wait(LONG) == 0, log.read_text()[-3000:]
-        finally:
-            job.kill()
-    complete(output, 3)
