@@ -75,7 +75,7 @@ class BadSteps:
         """What to say where fp16's loss scale cannot be lowered any further; every rank comes to it at the same step."""
         losses = [bool(torch.isfinite(loss)) for loss in self._losses]
         suspect = [batch for batch, good in zip(batches, losses) if not good] or batches
-        names = self._everyones([self.names[i] for batch in suspect for i in batch.index.tolist()])
+        names = self._pictures(suspect)
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         return TrainingError(
             f"step {step + 1}: gradients in fp16 are not finite at the smallest loss scale either ({scale}). This step's pictures: "
@@ -83,8 +83,9 @@ class BadSteps:
             "configuration, or leave fp16 out for float32."
         )
 
-    def _everyones(self, names: list[str]) -> list[str]:
-        """Names of every rank, in the order of the ranks; all have to call."""
+    def _pictures(self, batches: list[Batch]) -> list[str]:
+        """Names of the pictures in every rank's batches, in the order of the ranks; all have to call."""
+        names = [self.names[i] for batch in batches for i in batch.index.tolist()]
         if self.ranks.world == 1:
             return names
         gathered: list[list[str]] = [[] for _ in range(self.ranks.world)]
@@ -119,7 +120,7 @@ class BadSteps:
             return None
         self.count += 1
         self.in_a_row += 1
-        names = self._everyones([self.names[i] for bad, batch in zip(micro, batches) if bad for i in batch.index.tolist()])
+        names = self._pictures([batch for bad, batch in zip(micro, batches) if bad])
         what = f"the loss is not finite on a micro-batch of: {', '.join(names)}" if names else "the gradient is not finite"
         if self.in_a_row >= self.limit:
             raise TrainingError(

@@ -112,11 +112,10 @@ def outcome(user: dict[str, Any], training: TrainingConfig) -> dict[str, Any]:
     params = {"lr": training.lr_student, "weight_decay": training.weight_decay}
     params |= {key: value for key, value in optimizer.get("params", {}).items() if value is not None}
     clip = user.get("gradient_clipping", 1.0)
-    low = {key: user[key] for key in (*_LOW, "torch_autocast") if user.get(key, {}).get("enabled")}
     return {
         "optimizer": [str(optimizer.get("type", "AdamW")).lower(), params],
         "gradient_clipping": float(clip) if type(clip) is int else clip,
-        **low,
+        **{key: user[key] for key in _enabled(user)},
         **{key: user[key] for key in ("scheduler", "data_types") if user.get(key)},
     }
 
@@ -159,8 +158,13 @@ def _take(training: TrainingConfig, key: str, value: Any, named: str) -> Trainin
     return replace(training, **{key: value})
 
 
+def _enabled(user: dict[str, Any]) -> list[str]:
+    """The sections of low precision that are switched on."""
+    return [key for key in (*_LOW, "torch_autocast") if user.get(key, {}).get("enabled")]
+
+
 def _precision(training: TrainingConfig, user: dict[str, Any], device: str) -> TrainingConfig:
-    on = [key for key in (*_LOW, "torch_autocast") if user.get(key, {}).get("enabled")]
+    on = _enabled(user)
     if len(on) > 1:
         raise ConfigError(f"deepspeed_config: {' and '.join(on)} are both enabled: leave one of them out.")
     if not on:

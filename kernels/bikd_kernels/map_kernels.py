@@ -26,24 +26,19 @@ def _pieces(T, S, p, k, LEVELS: tl.constexpr, l: tl.constexpr):
     S_LAST: tl.constexpr = LEVELS[l][5]
     EVEN: tl.constexpr = C % LEVELS[l][6] == 0 and HW % LEVELS[l][7] == 0
     if T_LAST and S_LAST:
-        offset = p[:, None] * C + k[None, :]
-        if EVEN:
-            t = tl.load(T + offset).to(tl.float32)
-            s = tl.load(S + offset).to(tl.float32)
-        else:
-            inside = (p < HW)[:, None] & (k < C)[None, :]
-            t = tl.load(T + offset, mask=inside, other=0.0).to(tl.float32)
-            s = tl.load(S + offset, mask=inside, other=0.0).to(tl.float32)
+        to = p[:, None] * C + k[None, :]
+        so = to
+        inside = (p < HW)[:, None] & (k < C)[None, :]
     else:
         to = p[None, :] * C + k[:, None] if T_LAST else k[:, None] * HW + p[None, :]
         so = p[None, :] * C + k[:, None] if S_LAST else k[:, None] * HW + p[None, :]
-        if EVEN:
-            t = tl.load(T + to).to(tl.float32)
-            s = tl.load(S + so).to(tl.float32)
-        else:
-            inside = (k < C)[:, None] & (p < HW)[None, :]
-            t = tl.load(T + to, mask=inside, other=0.0).to(tl.float32)
-            s = tl.load(S + so, mask=inside, other=0.0).to(tl.float32)
+        inside = (k < C)[:, None] & (p < HW)[None, :]
+    if EVEN:
+        t = tl.load(T + to).to(tl.float32)
+        s = tl.load(S + so).to(tl.float32)
+    else:
+        t = tl.load(T + to, mask=inside, other=0.0).to(tl.float32)
+        s = tl.load(S + so, mask=inside, other=0.0).to(tl.float32)
     return t, s
 
 

@@ -54,7 +54,7 @@ def anomaly_map(
     if torch.compiler.is_compiling():
         maps = combine_maps([discrepancy(t, s, eps).to(dtype) for t, s in zip(teacher, student)], spec)
         return (maps if return_map else None), score_of(maps, score, topk)
-    levels = [_walked(t, s, eps).to(dtype) for t, s in zip(teacher, student)]
+    levels = [_walked(t, s, eps, dtype) for t, s in zip(teacher, student)]
     batch, step = len(levels[0]), _slice_length(levels[0].device, spec)
     if step >= batch:
         maps = combine_maps(levels, spec)
@@ -70,13 +70,12 @@ def anomaly_map(
     return whole, scores
 
 
-def _walked(teacher: Tensor, student: Tensor, eps: float) -> Tensor:
-    """discrepancy, a piece of the features at a time, so that temporaries stay in a CPU's cache."""
+def _walked(teacher: Tensor, student: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """discrepancy in dtype, a piece of the features at a time, so that temporaries stay in a CPU's cache."""
     last = is_channels_last(student)
     t, s = (feature_view(arranged(x, last), last) for x in (teacher, student))
-    double = torch.float64 in (t.dtype, s.dtype)
     batch, _, height, width = student.shape
-    d = t.new_empty((batch, height, width), dtype=torch.float64 if double else torch.float32)
+    d = t.new_empty((batch, height, width), dtype=dtype)
     flat, scratch = position_view(d, last), Scratch()
     for at, where in pieces(s):
         flat[where] = compared(t[at], s[at], eps, scratch)[2]
