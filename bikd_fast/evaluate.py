@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bikd_fast import heap
 from bikd_fast.arguments import guarded
 
 
@@ -20,7 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from bikd_fast.inference.run import evaluate_run
 
-    evaluate_run(options.run, report=not options.no_report, aupimo=options.aupimo)
+    with heap.kept():
+        evaluate_run(options.run, report=not options.no_report, aupimo=options.aupimo)
     return 0
 
 

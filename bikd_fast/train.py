@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from bikd_fast import heap
 from bikd_fast.arguments import guarded, parse_run, run_parser
 from bikd_fast.config import ConfigError
 from bikd_fast.training.place import said_once
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from bikd_fast.training.run import meet, side_by_side, train
 
     def work(ranks: distributed.Ranks) -> None:
-        with ExitStack() as stay:
+        with heap.kept(), ExitStack() as stay:
             run = train(config, ranks, stay)
             share = Share(ranks.rank, ranks.world, ranks.control)
             evaluate_run(run, share=share, place=ranks.place, places=ranks.places, meet=lambda: meet(ranks))

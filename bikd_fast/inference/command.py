@@ -9,6 +9,7 @@ from collections import Counter
 
 from tqdm import tqdm
 
+from bikd_fast import heap
 from bikd_fast.inference.colours import colour_range
 from bikd_fast.inference.find import find_detector, load_detector
 from bikd_fast.inference.look import Result, look
@@ -31,7 +32,7 @@ def predict_command(options: Namespace) -> int:
     about = {"detector": str(folder), "categories": detector.about.get("categories", []), "threshold_chosen": chosen}
     colours = colour_range(base, thresholds[1]) if "heatmaps" in options.write else None
     found: Counter[str] = Counter()
-    with Writers(output, options.write, thresholds, colours, about) as writers:
+    with heap.kept(), Writers(output, options.write, thresholds, colours, about) as writers:
         bar = tqdm(total=inputs.count, unit=" pictures", delay=1, disable=None, leave=False)
         for result in look(detector, inputs, tiling=tiling, keep=writers.keeps_pictures, batch=options.batch):
             writers.add(result)

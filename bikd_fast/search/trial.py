@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from bikd_fast import heap
 from bikd_fast.config import MapConfig, RunConfig
 from bikd_fast.data import Category, good_pictures, open_dataset
 from bikd_fast.data.cache import identity
@@ -121,6 +122,7 @@ class Trial:
         self.ends = {name: until for rung in plan for name, until in rung}  # the last rung of a name is its whole schedule
         self.progress = Progress(settings=digest(config))
 
+    @heap.kept()
     def advance(self) -> dict[str, Any]:
         """Train and judge up to the next rung; returns the result there (plain data)."""
         began = time.perf_counter()
