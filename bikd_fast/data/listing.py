@@ -1,5 +1,7 @@
 """Looking into folders: which files are pictures, which mask belongs to which picture."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from bikd_fast.data.errors import DataError
@@ -17,7 +19,8 @@ def list_pictures(folder: Path) -> list[Path]:
 
 def require_pictures(folder: Path, below: bool = False) -> list[Path]:
     """list_pictures, with ``below`` also of the folders below, or a DataError that says what was found instead."""
-    pictures = _all_below(folder) if below else list_pictures(folder)
+    folders = (place for place, _ in folders_below(folder)) if below else [folder]
+    pictures = [picture for place in folders for picture in list_pictures(place)]
     if not pictures:
         if not folder.is_dir():
             found = "no such folder"
@@ -35,8 +38,18 @@ def sub_folders(folder: Path) -> list[Path]:
     return sorted((f for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")), key=lambda f: f.name)
 
 
-def _all_below(folder: Path) -> list[Path]:
-    return [*list_pictures(folder), *(picture for inner in sub_folders(folder) for picture in _all_below(inner))]
+def folders_below(start: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Folders to the bottom with the names of their files, no hidden ones. Links are followed, each real folder comes once."""
+    seen: set[str] = set()
+    starts = [start]
+    for top in starts:  # grows: links come after all folders that really lie here, so that these keep their names
+        for place, folders, files in os.walk(top):
+            real = os.path.realpath(place)
+            folders[:] = sorted(f for f in folders if not f.startswith(".") and real not in seen)
+            if real not in seen:
+                seen.add(real)
+                starts += [link for f in folders if (link := Path(place, f)).is_symlink()]
+                yield Path(place), files
 
 
 def match_masks(pictures: list[Path], mask_folder: Path) -> list[Path]:

@@ -42,6 +42,8 @@ def load_detector(run: Path, category: str | None = None, device: str | None = N
         torch.empty(0, device=where)
     except (RuntimeError, AssertionError) as error:
         raise DetectorError(f"--device {where}: not usable here ({str(error).splitlines()[0]}). Try --device cpu.") from error
+    if torch.device(where).type == "meta":
+        raise DetectorError(f"--device {where}: computes nothing. Try --device cpu.")
     folder = find_detector(run, category)
     detector = Detector.load(folder, where)
     known = detector.about.get("categories") or []

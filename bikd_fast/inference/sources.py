@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 import torch
 
-from bikd_fast.data.listing import SUFFIXES
+from bikd_fast.data.listing import SUFFIXES, folders_below
 from bikd_fast.errors import UserError
 from bikd_fast.homes import there_or_from_home
 from bikd_fast.inference.inputs import pixels
@@ -136,28 +136,14 @@ def _globbed(pattern: str) -> list[str]:
     starts = [Path(p) for p in glob.glob(str(Path(*parts[:at])))]
     if at + 1 == len(parts):
         return [str(start) for start in starts]  # which is searched to the bottom
-    places = [place for start in starts for place, _ in _folders(start)]
+    places = [place for start in starts for place, _ in folders_below(start)]
     return [p for place in places for p in _globbed(os.path.join(glob.escape(str(place)), *parts[at + 1 :]))]
 
 
 def _pictures(folder: Path) -> list[Path]:
     """Picture files to the bottom, by name."""
-    inside = (place / f for place, files in _folders(folder) for f in files if not f.startswith("."))
+    inside = (place / f for place, files in folders_below(folder) for f in files if not f.startswith("."))
     return sorted(p for p in inside if p.suffix.lower() in SUFFIXES and p.is_file())
-
-
-def _folders(start: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Folders to the bottom with the names of their files, no hidden ones. Links are followed, each real folder comes once."""
-    seen: set[str] = set()
-    starts = [start]
-    for top in starts:  # grows: links come after all folders that really lie here, so that these keep their names
-        for place, folders, files in os.walk(top):
-            real = os.path.realpath(place)
-            folders[:] = sorted(f for f in folders if not f.startswith(".") and real not in seen)
-            if real not in seen:
-                seen.add(real)
-                starts += [link for f in folders if (link := Path(place, f)).is_symlink()]
-                yield Path(place), files
 
 
 def _below(folder: Path, paths: Iterable[Path]) -> list[Source]:

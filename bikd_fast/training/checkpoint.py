@@ -148,8 +148,17 @@ def _whose(path: Path) -> tuple[int, str] | None:
 
 
 def adopt(source: Path, folder: Path, settings: str) -> None:
-    """Put a checkpoint of other settings into ``folder`` as one of these: a population goes on from its best with new settings."""
-    described, tensors = _read(source)
+    """Put a checkpoint of other settings into ``folder`` as one of these: a population goes on from its best with new settings.
+
+    Raises:
+        CheckpointError: it is damaged or of another format.
+    """
+    try:
+        described, tensors = _read(source)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{source} is damaged ({error}): this setting cannot go on from it.") from error
     write(folder, described["step"], tensors, settings, keep=1, about=described["about"])
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from bikd_fast.data import DataError, describe, has_masks, open_dataset
-from bikd_fast.data.listing import match_masks
+from bikd_fast.data.listing import match_masks, require_pictures
 
 
 def mvtec(put, put_mask, root="set", name="nut", good="good", kind="bent", suffix="png"):
@@ -60,6 +60,15 @@ def test_mask_without_its_picture(tmp_path, put, put_mask):
     put_mask("set/nut/ground_truth/rust/000_mask.png")
     with pytest.raises(DataError, match=r"rust/000_mask\.png: a mask without its picture"):
         open_dataset("mvtec", tmp_path / "set", ["all"])
+
+
+def test_folders_below_are_searched_once_each_where_links_lead_in_circles(tmp_path, put):
+    for name in ("a/0.png", "a/b/1.png", "c/2.png", ".hidden/3.png"):
+        put(f"texture/{name}")
+    top = tmp_path / "texture"
+    (top / "a/b/up").symlink_to(top)
+    (top / "c/again").symlink_to(top / "a")
+    assert [p.relative_to(top).as_posix() for p in require_pictures(top, below=True)] == ["a/0.png", "a/b/1.png", "c/2.png"]
 
 
 def test_empty_folders(tmp_path, put, put_mask):

@@ -165,6 +165,7 @@ def test_errors_are_one_line(run, pictures, tmp_path, capsys):
         ([str(run / "dots"), picture, "--category", "cats"], "a detector of dots, not of 'cats'"),
         ([str(tmp_path), picture], "no detector.safetensors there"),
         ([str(run / "dots"), picture, "--device", "cuda:99"], "--device cuda:99: not usable here"),
+        ([str(run / "dots"), picture, "--device", "meta"], "--device meta: computes nothing"),
         ([str(run / "dots"), picture, "--tile", "100"], "multiple of 32"),
         ([str(run / "dots"), picture, "--tile", "0"], "--tile 0: the side of a tile must be a multiple of 32"),
         ([str(run / "dots"), picture, "--output", f"{pictures}/a/0.png/x"], "cannot be written to"),

@@ -65,6 +65,17 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path):
     assert torch.equal(other.state[fresh.weight]["exp_avg"], optimizer.state[module.weight]["exp_avg"])
 
 
+def test_another_settings_checkpoint_is_taken_over_whole_or_named(tmp_path):
+    write(tmp_path / "theirs", 3, "theirs")
+    source = checkpoint.path_of(tmp_path / "theirs", 3)
+    checkpoint.adopt(source, tmp_path / "ours", "ours")
+    assert checkpoint.newest(tmp_path / "ours", "ours").step == 3
+    flip(source)
+    with pytest.raises(checkpoint.CheckpointError, match=r"theirs.step-00000003\.safetensors is damaged \(.*cannot go on from it"):
+        checkpoint.adopt(source, tmp_path / "late", "ours")
+    assert not (tmp_path / "late").exists()
+
+
 def test_a_checkpoint_of_other_settings_is_left_alone_and_costs_none_of_ours(tmp_path):
     for number in (310, 370):
         write(tmp_path, number, "theirs")
