@@ -131,6 +131,13 @@ def show(engine, row: dict[str, Any], samples: int) -> None:
     engine.monitor.write_events([(f"Train/Samples/{name}", value, samples) for name, value in shown.items()])
 
 
+def scaling(engine) -> dict[str, float]:
+    """Of fp16: its loss scale, and how many steps DeepSpeed has left out because a gradient overflowed at a larger one; else {}."""
+    if not engine.fp16_enabled():
+        return {}
+    return {"loss_scale": engine.optimizer.loss_scale, "overflowed_steps": engine.skipped_steps}
+
+
 def take_over_clipping(engine) -> float:
     """The greatest norm of a step's gradient where the optimizer can clip by itself, and then DeepSpeed does not; else 0.
 

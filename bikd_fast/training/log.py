@@ -67,12 +67,15 @@ class Log:
     def due(self, step: int) -> bool:
         return (step + 1) % self.training.log_every == 0 or step + 1 == self.until
 
-    def flush(self, step: int, now: Phase, rate: float, found: dict[str, float] | None = None) -> dict[str, Any]:
+    def flush(
+        self, step: int, now: Phase, rate: float, found: dict[str, float] | None = None, scaling: dict[str, float] | None = None
+    ) -> dict[str, Any]:
         """Write a line where one is due, and return it, else {}; every rank has to call.
 
         Args:
             rate: the student's learning rate.
             found: what rank 0 saw on held-out pictures.
+            scaling: of fp16, see :func:`bikd_fast.training.engine.scaling`.
         """
         if not self.due(step):
             return {}
@@ -98,6 +101,7 @@ class Log:
             "share_other": max(0.0, elapsed - self.waiting - self.working) / elapsed,
             "peak_memory_mb": memory,
             "bad_steps": self.bad_steps,
+            **(scaling or {}),
             "seconds_left": left,
             **{f"held_out_{name}": value for name, value in (found or {}).items()},
         }

@@ -192,7 +192,7 @@ class Trainer:
         self.bad.remember(self.step, batches)
         self.log.bad_steps = self.bad.count
         found = self.glance() if self.ranks.first and self.log.due(self.step) else {}
-        row = self.log.flush(self.step, now, rate, found)
+        row = self.log.flush(self.step, now, rate, found, engines.scaling(self.engine))
         engines.show(self.engine, row, (self.step + 1) * self.config.training.batch_size)
 
     def _engines_step(self, batches: list[Batch]) -> None:
@@ -227,6 +227,7 @@ class Trainer:
         self.step, self.good = found.step, found.path
         self.engine.global_samples = found.step * self.config.training.batch_size  # its monitors count by them
         self.bad.count, self.bad.in_a_row = found.about.get("bad_steps", (0, 0))
+        self.engine.skipped_steps = found.about.get("overflowed_steps", 0)
         self._say(f"going on from step {self.step}")
 
     def _after_step(self) -> None:
@@ -253,6 +254,7 @@ class Trainer:
             tensors = state.state(self.engine.module, optimizer)
         if self.ranks.first:
             about = {"optimizer": state.kind(optimizer), "bad_steps": (self.bad.count, self.bad.in_a_row)}
+            about["overflowed_steps"] = self.engine.skipped_steps
             keep = self.config.training.keep_checkpoints
             checkpoint.write(self.checkpoints, self.step, tensors, self.settings, keep, about)
         self.good, self.saved = checkpoint.path_of(self.checkpoints, self.step), time.monotonic()

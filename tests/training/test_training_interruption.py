@@ -175,6 +175,11 @@ def test_gradients_that_no_loss_scale_of_fp16_makes_finite_end_with_one_error(ti
     assert said.startswith("step 5: gradients in fp16 are not finite at the smallest loss scale either (1).")
     assert "train/good/0" in said and "take bf16" in said and said.endswith("checkpoints/step-00000004.safetensors.")
 
+    monkeypatch.setattr(Distillation, "forward", forward)
+    run = train(settings(tiny_mvtec, tmp_path / "run", *options, "--training.log_every", "1"), ranks)
+    last = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
+    assert (last["loss_scale"], last["overflowed_steps"], last["bad_steps"]) == (1, 1, 0)  # step 4's, before the interruption
+
 
 def test_a_run_of_another_optimizer_is_refused_and_one_at_another_stage_goes_on(tiny_mvtec, tmp_path, ranks, monkeypatch, capfd):
     file = tmp_path / "ds.json"
