@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a scr
 from bikd_fast.arguments import guarded, parse_run, run_parser
 from bikd_fast.config import ConfigError, RunConfig
 from bikd_fast.config_checks import check
+from bikd_fast.data.lock import held
 from bikd_fast.homes import there_or_from_home
 from tune import space as spaces
 from tune.state import STATE, Options, taken_up
@@ -27,19 +29,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from tune.outputs import write
 
     folder = Path(options.output)
-    done = search(options, base, resumed)
-    found = write(folder)
-    if found.best is None:
-        print(f"error: no trial came to a result; {folder / 'trials.csv'} has their reasons.", file=sys.stderr)
-        return 1
-    if done and options.gain_seeds:
-        done = gain(options, base, found.best)
+    with _alone(folder):
+        done = search(options, base, resumed)
         found = write(folder)
+        if found.best is None:
+            print(f"error: no trial came to a result; {folder / 'trials.csv'} has their reasons.", file=sys.stderr)
+            return 1
+        if done and options.gain_seeds:
+            done = gain(options, base, found.best)
+            found = write(folder)
     print(f"best     {folder / 'best.yaml'}: {found.holds}\ntrials   {folder / 'trials.csv'}\npage     {folder / 'search.html'}")
     if not done:
         print(f"interrupted; `python tune/search.py --resume {folder}` goes on.", file=sys.stderr)
         return 130
     return 0
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep every other process from searching in a folder, made if need be.
+
+    Raises:
+        ConfigError: another process searches there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder / ".lock") as other:
+        if other is not None:
+            raise ConfigError(f"output: another process ({other}) searches in {folder}. Wait for it, end it, or name another.")
+        yield
 
 
 def parse(words: Sequence[str]) -> tuple[Options, dict[str, Any], bool]:

@@ -3,10 +3,10 @@
 import fcntl
 import subprocess
 import sys
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
+from locked import ASKING, another
 from tiny import one_category
 
 from bikd_fast.config import ConfigError, TrainingConfig
@@ -40,22 +40,6 @@ def test_a_slash_at_the_end_of_a_folder_makes_no_other_run(tmp_path):
     claim(tmp_path / "run", one_category("data/", "unused"))
     with pytest.raises(ConfigError, match="holds a run of other settings"):
         claim(tmp_path / "run", one_category("data2", "unused"))
-
-
-ASKING = "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)"
-
-
-@contextmanager
-def another(lock):
-    """Another process that holds ``lock`` until it is killed."""
-    script = f"{ASKING}; print('held', flush=True); sys.stdin.read()"
-    words = [sys.executable, "-c", script, str(lock)]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "held\n"
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path):

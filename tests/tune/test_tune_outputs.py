@@ -6,6 +6,7 @@ import math
 import re
 
 import pytest
+from locked import another
 
 from bikd_fast.arguments import load_run
 from bikd_fast.config import ConfigError, MapConfig, RunConfig
@@ -258,3 +259,12 @@ def test_the_data_set_itself_is_no_validation_set(tiny_mvtec, tmp_path):
     words = ["--output", str(tmp_path / "new"), "--data.format", "mvtec", "--data.root", str(tiny_mvtec)]
     with pytest.raises(ConfigError, match=r"validation: that is the data set itself"):
         main([*words, "--objective", "labelled", "--validation", str(tiny_mvtec)])
+
+
+def test_a_folder_in_which_another_process_searches_is_left_alone(tmp_path):
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/.lock").write_text("process 7 on node1")
+    told = r"another process \(process 7 on node1\) searches in .*new\."
+    with another(tmp_path / "new/.lock"), pytest.raises(ConfigError, match=told):
+        main(["--output", str(tmp_path / "new")])
+    assert [file.name for file in (tmp_path / "new").iterdir()] == [".lock"]

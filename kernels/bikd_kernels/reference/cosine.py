@@ -67,10 +67,10 @@ def squared_norm(x: Tensor, spare: Tensor | None = None) -> Tensor:
 def vectors(x: Tensor, eps: float, spare: Tensor | None = None) -> Vectors:
     """Norms of a wide piece; spare is written over."""
     squared = squared_norm(x, spare)
+    if squared.is_cpu and squared.numel() and float(squared.amin()) > eps * eps:  # the usual case; of a GPU it would be a host sync
+        return Vectors(x, squared, squared.rsqrt(), 0.0)
     r = squared.clamp_min(eps * eps).rsqrt_()
     dead = squared <= eps * eps
-    if dead.is_cpu and not bool(dead.any()):  # the usual case; asking a GPU would be a host sync
-        return Vectors(x, squared, r, 0.0)
     return Vectors(x, squared, r, torch.where(dead, 0.5 - 0.5 * squared * r * r, 0))
 
 
@@ -144,7 +144,11 @@ def pair(
             out_s = feature_view(grads_s[k], last)[at] if grad_student else None
             t_wide, s_wide = _alike(scratch.wide(0, t_all[at]), scratch.wide(1, s_all[at]))
             only = out_t if out_s is None else out_s if out_t is None else None  # then e can grow into the gradient
-            e = only if only is not None and only.dtype == s_wide.dtype else scratch(2, s_wide)
+            if only is not None and only.dtype == s_wide.dtype:
+                e = only
+            else:
+                spent = out_t is None and t_wide.dtype != t_all.dtype  # a copy that nothing after the difference reads
+                e = t_wide if spent else scratch(2, s_wide)
             spare = scratch(3, s_wide)
             t, s = vectors(t_wide, eps, spare), vectors(s_wide, eps, spare)
             found = difference(t, s, e, spare)
