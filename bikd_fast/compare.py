@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,12 +25,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.resamples < 1 or not 0 < options.confidence < 1:
         parser.error("--resamples must be at least 1 and --confidence between 0 and 1")
 
+    from bikd_fast.files import write_text
     from bikd_fast.inference.comparison import compare_folders, comparison_table
+    from bikd_fast.metrics.export import to_json
 
     found = compare_folders(options.runs, resamples=options.resamples, confidence=options.confidence, seed=options.seed)
     print(comparison_table(found))
     if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
+        write_text(options.json, to_json(found) + "\n")
     return 0
 
 

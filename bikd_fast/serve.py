@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=8, help="pictures through the network at a time; default 8")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; default the GPU where there is one")
     options = parser.parse_args(arguments)
+    if not 0 <= options.port <= 65535:
+        parser.error(f"--port {options.port}: ports are 0 to 65535")
+    if not 0 < options.max_upload_mb < 1 << 20:
+        parser.error(f"--max-upload-mb {options.max_upload_mb:g}: a size above 0, in megabytes")
+    if options.batch < 1 or options.max_pixels < 1:
+        parser.error("--batch and --max-pixels must be at least 1")
 
     try:
         import uvicorn
@@ -45,10 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     token = os.environ.get(TOKEN) or (None if options.host in LOCAL_HOSTS else secrets.token_urlsafe(24))
     app = create_app(detector, limits=limits, token=token, colours=colour_range(base, detector.pixel_threshold.item()))
     config = uvicorn.Config(
-        app, host=options.host, port=options.port, log_level="warning", access_log=False, timeout_keep_alive=15, server_header=False
-    )
-    socket = config.bind_socket()
-    lines = [f"serving {folder} on http://{_shown(options.host)}:{socket.getsockname()[1]}"]
+        app, host=options.host, port=options.port, log_level="warning", access_log=False, timeout_keep_alive=15, ws="none",
+        server_header=False,
+    )  # fmt: skip
+    bound = _bound(options.host, options.port)
+    lines = [f"serving {folder} on http://{_shown(options.host)}:{bound.getsockname()[1]}"]
     if token is not None and not os.environ.get(TOKEN):
         lines.append(f"token: {token}\n(set {TOKEN} to choose it; it travels unencrypted unless a proxy adds TLS)")
 
@@ -57,8 +65,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             await super().startup(sockets)
             print("\n".join(lines), flush=True)  # now it does answer
 
-    Server(config).run(sockets=[socket])
+    Server(config).run(sockets=[bound])
     return 0
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket at this address.
+
+    Raises:
+        UserError: it is taken, or no address of this machine.
+    """
+    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((host, port))
+    except OSError as error:
+        made.close()
+        what = f"--host {host} --port {port}: cannot be listened on ({error.strerror})"
+        raise UserError(f"{what}. Take others; --port 0 is any free one.") from error
+    return made
 
 
 def _shown(host: str) -> str:

@@ -46,6 +46,8 @@ def export_detector(
         raise ExportError("no pictures to check the export with: those of the run are gone. Give a folder with --pictures DIR.")
     if picture_size is not None and min(picture_size) < 1:
         raise ExportError(f"--picture-size {picture_size[0]} {picture_size[1]}: height and width must be at least 1 pixel.")
+    if path.is_dir():
+        raise ExportError(f"{path}: a folder. Name the file to write.")
     chosen = FORMATS[format]
     module = Exportable(detector, picture_size)
     description = describe(module)

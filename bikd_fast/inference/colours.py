@@ -18,7 +18,7 @@ def colour_range(folder: Path, threshold: float) -> tuple[float, float] | None:
     try:
         with np.load(folder / "predictions.npz", allow_pickle=False) as kept:
             return heat_range(kept["map"], kept["label"], threshold)
-    except (OSError, KeyError, ValueError):
+    except Exception:  # whatever a damaged file brings up
         pass
     if math.isfinite(threshold) and threshold > 0:
         return 0.6 * threshold, 1.4 * threshold

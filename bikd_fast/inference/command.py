@@ -17,6 +17,8 @@ from bikd_fast.inference.sources import expand
 from bikd_fast.inference.tiling import Tiling
 from bikd_fast.inference.writers import DRAWN, Writers, verdict
 
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
+
 
 def predict_command(options: Namespace) -> int:
     """Options of bikd_fast/predict.py -> exit code: 0, or 1 where a picture could not be read."""
@@ -51,6 +53,9 @@ def predict_command(options: Namespace) -> int:
 
 
 def _line(result: Result, threshold: float) -> str:
+    """One line, whatever characters a name has."""
     if result.error:
-        return f"{'-':>10}  {'unreadable':<10}  {result.error}"
-    return f"{result.score:10.4f}  {verdict(result.score, threshold):<10}  {result.source.name}"
+        line = f"{'-':>10}  {'unreadable':<10}  {result.error}"
+    else:
+        line = f"{result.score:10.4f}  {verdict(result.score, threshold):<10}  {result.source.name}"
+    return line.translate(_CONTROLS)

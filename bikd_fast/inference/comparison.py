@@ -31,7 +31,7 @@ def compare_folders(
     for run in runs[1:]:
         try:
             compared = compare_runs(baseline, _metrics(run), resamples=resamples, confidence=confidence, seed=seed)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             reason = f"metrics.json lacks {error}: evaluate it again" if isinstance(error, KeyError) else str(error)
             raise ComparisonError(f"{run} against {runs[0]}: {reason}.") from error
         found.append({"run": str(run), **compared})

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
-from bikd_fast.inference.inputs import each, square, together, unit
+from bikd_fast.inference.inputs import InputError, each, square, together, unit
 from bikd_fast.inference.pipeline import in_batches
 
 BATCH = 8
@@ -86,7 +86,14 @@ def run_batches(detector: Looker, squares: list[torch.Tensor]) -> Iterator[tuple
 
 
 def judged(detector: Looker, scores: torch.Tensor, maps: torch.Tensor) -> Prediction:
-    """Scores and maps with what the detector's thresholds make of them."""
+    """Scores and maps with what the detector's thresholds make of them.
+
+    Raises:
+        InputError: a score is no number, which no threshold may call normal.
+    """
+    if bool((lost := torch.isnan(scores)).any()):
+        which = int(lost.nonzero()[0])
+        raise InputError(f"picture {which}: its score is not a number: the detector is broken. Train again.")
     threshold, pixel = detector.threshold.item(), detector.pixel_threshold.item()
     labels = None if math.isnan(threshold) else scores >= threshold
     masks = None if math.isnan(pixel) else maps >= pixel

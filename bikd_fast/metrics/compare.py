@@ -19,7 +19,8 @@ def compare(
 
     Pictures are drawn with replacement, normal ones among the normal and anomalous ones among the anomalous, the same
     draw for both runs, so that what makes a picture hard for both cancels. pixel_auroc and aupro are drawn with their
-    pictures' anomalous pixels and regions, while the distribution of normal pixels, millions of them, is held as it is.
+    pictures' anomalous pixels and regions, while the distribution of normal pixels, millions of them, is held as it is. Draws
+    in which a metric is undefined, as no defect of theirs is outlined, are drawn again.
 
     Returns:
         {metric: {"a", "b", "difference", "low", "high", "better"}}: both values, b - a, its percentile interval at the
@@ -92,11 +93,21 @@ def _draws(
         first, second = (_metrics(label, column, weights) for column in columns)
         for n in names:
             parts[n].append(second[n] - first[n])
-    return {n: (float(a[n]), float(b[n]), np.concatenate(parts[n])) for n in names}
+    return {n: (float(a[n]), float(b[n]), _redrawn(np.concatenate(parts[n]), rng)) for n in names}
+
+
+def _redrawn(differences: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A draw without an outlined defect has no pixel metric: another draw, one that has, takes its place."""
+    lost = np.isnan(differences)
+    if lost.any() and not lost.all():
+        differences[lost] = rng.choice(differences[~lost], int(lost.sum()))
+    return differences
 
 
 def _paired(a: Metrics, b: Metrics, where: str) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
     rows_a, rows_b = a["images"], b["images"]
+    if not rows_a:
+        raise ValueError(f"{where}no pictures were evaluated")
     if len(rows_a) != len(rows_b):
         raise ValueError(
             f"{where}the runs were evaluated on {len(rows_a)} and {len(rows_b)} pictures; a paired comparison needs "

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 FILE_NAME = "detector.safetensors"
 FORMAT = 4
+THRESHOLDS = ("threshold", "pixel_threshold")  # NaN where there is none
 
 
 class DetectorError(UserError):
@@ -242,6 +243,9 @@ class Detector(nn.Module):
         except (UserError, TypeError, ValueError, RuntimeError) as error:  # a setting or a tensor that this version knows otherwise
             reason = " ".join(str(error).split())[:240]  # torch names the tensor in its second line
             raise DetectorError(f"{path}: does not fit this version of bikd_fast ({reason.rstrip('.')}). Train again.") from error
+        broken = [name for name, tensor in tensors.items() if name not in THRESHOLDS and not bool(torch.isfinite(tensor).all())]
+        if broken:
+            raise DetectorError(f"{path}: {broken[0]} holds what is no number: damaged. Train again or restore a copy.")
         return detector.to(device).eval().requires_grad_(False)
 
 

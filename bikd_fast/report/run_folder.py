@@ -1,6 +1,7 @@
 """Reads the plain data of a run folder. What is missing or damaged becomes a sentence for the page, not a crash."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,7 +57,7 @@ def read_run(path: Path) -> RunFolder:
         )
     notes: list[str] = []
     config = _read(path / "config.yaml", lambda file: file.read_text("utf-8", errors="replace"), notes) or ""
-    metrics = _read_object(path / "metrics.json", notes)
+    metrics = _formed(_read_object(path / "metrics.json", notes), notes)
     environment = _read_object(path / "environment.json", notes)
     name = path.resolve().name
     return RunFolder(path, name, config, environment, metrics, _categories(path, metrics, name), notes)
@@ -97,7 +98,23 @@ def _numbers(entry: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]
         if isinstance(value, dict):
             found += _numbers(value, f"{prefix}{key}.")
         elif isinstance(value, int | float) and not isinstance(value, bool) and prefix + key != "step":
-            found.append((prefix + key, float(value)))
+            found.append((prefix + key, number(value)))
+    return found
+
+
+def _formed(metrics: dict[str, Any], notes: list[str]) -> dict[str, Any]:
+    """metrics.json with an object for every category and for the mean and a list of the skipped, without what is none."""
+    found = dict(metrics)
+    for key in [key for key in ("categories", "mean") if not isinstance(found.get(key, {}), dict)]:
+        notes.append(f"metrics.json: {key} is no object and was left out.")
+        del found[key]
+    if "categories" in found:
+        entries = {name: entry for name, entry in found["categories"].items() if isinstance(entry, dict)}
+        if lost := [name for name in found["categories"] if name not in entries]:
+            notes.append(f"metrics.json: no metrics of {', '.join(lost)}.")
+        found["categories"] = {
+            name: {k: v for k, v in entry.items() if k != "skipped" or isinstance(v, list)} for name, entry in entries.items()
+        }
     return found
 
 
@@ -118,7 +135,7 @@ def _categories(path: Path, metrics: dict[str, Any], run_name: str) -> list[Cate
     found = []
     for name in names:
         plain = name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name)  # never outside the run
-        own = plain and (path / name).is_dir()
+        own = plain and os.path.isdir(path / name)  # not Path.is_dir: for a name that is too long it raises an OSError
         entry = entries.get(name)
         folder = path / name if own or (len(names) > 1 and plain) else path
         found.append(CategoryFolder(name, folder, entry if isinstance(entry, dict) else {}))
@@ -141,6 +158,8 @@ def _load_predictions(file: Path) -> Predictions:
     )
     if len(lengths) != 1:
         raise ValueError(f"its arrays differ in length: {sorted(lengths)}")
+    if labels.ndim != 1 or scores.ndim != 1 or (maps is not None and maps.dtype.kind not in "fiu"):
+        raise ValueError("its labels, scores and maps are not numbers of each picture")
     if maps is not None and (maps.ndim != 3 or 0 in maps.shape[1:]):
         maps = None  # scores alone were kept
     return Predictions(

@@ -17,6 +17,9 @@ METRICS = {
 """Keys of metrics.json that are shares of one, in the order in which they are shown, and what readers call them."""
 
 
+LARGEST = 1e300  # of a number that is shown: two of these can still be subtracted
+
+
 def metric_columns(metrics: Mapping[str, Any]) -> list[str]:
     """The keys of METRICS that at least one category of a metrics.json dict has."""
     entries = list((metrics.get("categories") or {}).values()) + [metrics.get("mean") or {}]
@@ -24,8 +27,8 @@ def metric_columns(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def number(value: Any) -> float:
-    """value as a float; NaN for None, for what is no number, and for infinities."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    """value as a float; NaN for None, for what is no number, and for infinities or nearly so."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < LARGEST:
         return math.nan
     return float(value)
 

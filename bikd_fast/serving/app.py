@@ -122,6 +122,10 @@ def create_app(
         assert isinstance(error, Refused)
         return JSONResponse({"error": error.reason}, error.status, extra_headers(error.status))
 
+    @app.exception_handler(Exception)
+    async def failed(_: Request, error: Exception) -> Response:  # which goes on into the log with its traceback
+        return JSONResponse({"error": f"the service failed ({type(error).__name__}); its log says more"}, 500)
+
     @app.exception_handler(HTTPException)
     async def unknown(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

@@ -30,11 +30,12 @@ class Batcher:
         self.queue: asyncio.Queue[_Waiting] = asyncio.Queue(limits.waiting)
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="network")
         self.task: asyncio.Task[None] | None = None
+        self.failing = False
 
     @property
     def alive(self) -> bool:
-        """Whether the loop that answers is running."""
-        return self.task is not None and not self.task.done()
+        """Whether the loop that answers is running, and the network answered when it was last asked."""
+        return self.task is not None and not self.task.done() and not self.failing
 
     def start(self) -> None:
         self.task = asyncio.get_running_loop().create_task(self._serve())
@@ -75,10 +76,12 @@ class Batcher:
                 with self.measures.network.time():
                     found = await loop.run_in_executor(self.thread, self._run, [item.square for item in batch])
             except Exception as error:
+                self.failing = True
                 for item in batch:
                     if not item.answer.done():
                         item.answer.set_exception(error)
                 continue
+            self.failing = False
             for item, answer in zip(batch, found):
                 if not item.answer.done():
                     item.answer.set_result(answer)

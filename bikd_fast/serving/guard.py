@@ -30,17 +30,19 @@ _HEADERS = [
 
 class Guard:
     """ASGI middleware. token: asked for as ``Authorization: Bearer TOKEN``; None asks nobody, and then only requests that name
-    this machine are answered, so that no web page elsewhere can reach the service through a visitor's browser."""
+    this machine are answered, and none that a browser sends for a page of another origin: no web page elsewhere can make the
+    service work through a visitor's browser."""
 
     def __init__(self, app: Any, limits: Limits, measures: Measures, token: str | None, paths: frozenset[str]) -> None:
         self.app, self.limits, self.measures, self.token, self.paths = app, limits, measures, token, paths
+        self.held = 0  # bytes of bodies that have arrived and are not answered yet
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
             return
-        begin, status, started = time.perf_counter(), 500, False
+        begin, status, started, body = time.perf_counter(), 500, False, [0]
 
         async def answer(message: Message) -> None:
             nonlocal status, started
@@ -51,11 +53,12 @@ class Guard:
 
         try:
             self._admit(scope)
-            await self.app(scope, self._bounded(receive), answer)
+            await self.app(scope, self._bounded(receive, body), answer)
         except Refused as stop:
             if not started:
                 await _refuse(answer, stop.status, stop.reason)
         finally:
+            self.held -= body[0]
             path = scope["path"] if scope["path"] in self.paths else "other"  # a label a stranger cannot multiply
             self.measures.requests.labels(path, str(status)).inc()
             self.measures.seconds.labels(path).observe(time.perf_counter() - begin)
@@ -64,6 +67,8 @@ class Guard:
         headers = {name.lower(): value for name, value in scope["headers"]}
         if self.token is None and _host(headers.get(b"host", b"").decode("latin-1")) not in LOCAL_HOSTS:
             raise Refused(421, "this service answers to the machine it runs on; start it with a token to be asked from elsewhere")
+        if self.token is None and scope["method"] == "POST" and _foreign(headers):
+            raise Refused(403, "a web page of another origin sent this; start the service with a token to be asked by other pages")
         if self.token is not None and scope["path"] not in OPEN:
             given = headers.get(b"authorization", b"")
             if not hmac.compare_digest(given, b"Bearer " + self.token.encode()):
@@ -77,8 +82,9 @@ class Guard:
     def _too_long(self) -> Refused:
         return Refused(413, f"the upload has more than the {self.limits.upload_bytes} bytes allowed")
 
-    def _bounded(self, receive: Receive) -> Receive:
-        """receive, refusing a body that grows too long (whatever its header said) or arrives too slowly."""
+    def _bounded(self, receive: Receive, body: list[int]) -> Receive:
+        """receive, refusing a body that grows too long (whatever its header said) or arrives too slowly, and all of them once they
+        hold too much together. body: its bytes that are held."""
         total, deadline, done = 0, time.monotonic() + self.limits.seconds, False
 
         async def part() -> Message:
@@ -99,9 +105,21 @@ class Guard:
                 while not done and total <= DRAINED * self.limits.upload_bytes:
                     await part()  # thrown away: a client that is cut off while it sends does not see why
                 raise self._too_long()
+            part_of_it = len(message.get("body", b""))
+            if self.held + part_of_it > self.limits.held_bytes:
+                raise Refused(503, "the uploads that are on their way take too much memory; try again in a moment")
+            self.held += part_of_it
+            body[0] += part_of_it
             return message
 
         return bounded
+
+
+def _foreign(headers: dict[bytes, bytes]) -> bool:
+    """Whether a browser says that a page of another origin than this service's own sent the request."""
+    origin, own = headers.get(b"origin"), headers.get(b"host", b"")
+    foreign = origin is not None and origin.partition(b"://")[2].lower() != own.lower()
+    return foreign or headers.get(b"sec-fetch-site") == b"cross-site"
 
 
 def _host(header: str) -> str:

@@ -124,3 +124,20 @@ def test_the_resize_inside_is_the_resize_of_training(height, width, size):
     assert difference.max() <= 1 and (difference > 0).float().mean() < 1e-3
     picture = torch.from_numpy(make_picture(1, height, width)).permute(2, 0, 1)[None]
     assert (Resize(height, width, size)(picture.float()) - fit(picture, size)).abs().max() <= 1
+
+
+def test_a_folder_under_the_name_of_the_file_is_told(run, pictures, tmp_path, capsys):
+    (tmp_path / "x.onnx").mkdir()
+    words = [str(run / "dots"), "--pictures", str(pictures), "--output", str(tmp_path / "x.onnx")]
+    assert guarded(lambda: export.main(words)) == 2
+    assert "x.onnx: a folder. Name the file to write." in capsys.readouterr().err and not list((tmp_path / "x.onnx").iterdir())
+
+
+def test_a_damaged_table_of_predictions_gives_way_to_the_others(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / name / "0.png")
+        np.savez(tmp_path / name / "predictions.npz", path=np.array([str(tmp_path / name / "0.png")]), score=np.ones(1))
+    damaged = tmp_path / "a/predictions.npz"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    assert parity.run_pictures(tmp_path, tmp_path, 0.5) == [tmp_path / "b/0.png"]

@@ -54,6 +54,10 @@ def test_runs_that_cannot_be_compared(tmp_path, capsys):
     short = json.loads((one / "metrics.json").read_text())
     short["categories"]["one"]["images"].pop()
     (tmp_path / "short/metrics.json").write_text(json.dumps(short))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/metrics.json").write_text('{"categories": {"one": {"images": []}}}')
+    assert guarded(lambda: compare.main([str(tmp_path / "empty")] * 2)) == 2
+    assert "no pictures were evaluated" in capsys.readouterr().err
     for second, message in (
         (other, "share no category"),
         (tmp_path, "no metrics.json there"),

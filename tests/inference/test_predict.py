@@ -4,11 +4,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tiny_detector import make_detector, make_picture
 
 from bikd_fast.data import DataError, Sample, load_images
+from bikd_fast.inference.colours import colour_range
 from bikd_fast.inference.inputs import InputError
+from bikd_fast.inference.prediction import judged
 from bikd_fast.inference.runner import run as run_tensor
+from bikd_fast.models.detector import FILE_NAME, Detector, DetectorError
 
 
 def files(pictures):
@@ -107,3 +112,31 @@ def test_inputs_are_not_written_to(detector):
     before = array.copy()
     detector.predict(array)
     assert np.array_equal(array, before)
+
+
+def test_what_is_no_number_is_not_called_normal(detector):
+    with pytest.raises(InputError, match=r"picture 1: its score is not a number"):
+        judged(detector, torch.tensor([0.1, float("nan")]), torch.zeros(2, 64, 64))
+
+
+@pytest.mark.parametrize("spoilt", ["head", "backbone"])
+def test_a_detector_with_a_broken_number_is_not_loaded(detector, tmp_path, spoilt):
+    detector.save(tmp_path / FILE_NAME)
+    with safe_open(tmp_path / FILE_NAME, framework="pt") as file:
+        tensors, about = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+    name = next(key for key in tensors if tensors[key].is_floating_point() and key.startswith(spoilt))
+    tensors[name].view(-1)[0] = float("nan")
+    save_file(tensors, tmp_path / FILE_NAME, metadata=about)
+    with pytest.raises(DetectorError, match=rf"detector\.safetensors: {name} holds what is no number"):
+        Detector.load(tmp_path)
+
+
+CUT, EMPTY, OVERWRITTEN = (lambda d: d[: len(d) // 2]), (lambda d: b""), (lambda d: d.replace(b"NUMPY", b"MUMPS"))
+
+
+@pytest.mark.parametrize("damage", [CUT, EMPTY, OVERWRITTEN], ids=["cut", "empty", "overwritten"])
+def test_colours_come_from_the_threshold_where_predictions_are_damaged(tmp_path, damage):
+    np.savez(tmp_path / "predictions.npz", map=np.ones((2, 4, 4), np.float16), label=np.array([0, 1]), path=np.array(["a", "b"]))
+    file = tmp_path / "predictions.npz"
+    file.write_bytes(damage(file.read_bytes()))
+    assert colour_range(tmp_path, 2.0) == pytest.approx((1.2, 2.8))

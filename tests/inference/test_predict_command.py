@@ -252,3 +252,11 @@ def test_the_command_loads_neither_deepspeed_nor_ray(run, pictures, tmp_path):
     done = subprocess.run([sys.executable, "-c", _LIGHT, *words], capture_output=True, text=True, timeout=120)
     assert "heavy: [] code: 0" in done.stdout, done.stdout + done.stderr
     assert done.stdout.count("a/") >= 5 and "Traceback" not in done.stderr
+
+
+def test_a_name_with_a_line_break_stays_one_line(run, tmp_path, capsys):
+    Image.fromarray(make_picture(0)).save(tmp_path / "a\nb.png")
+    (tmp_path / "c\nd.png").write_text("no picture")
+    assert predict.main([str(run / "dots"), str(tmp_path), "--write", "none", "--device", "cpu"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and lines[0].endswith("a\\x0ab.png") and "c\\x0ad.png" in lines[1]

@@ -116,3 +116,17 @@ def test_metrics_undefined_in_a_run_are_left_out() -> None:
     label = [0, 0, 0, 1, 1, 1]
     a, b = (evaluate(np.random.default_rng(k).normal(size=(6, 3, 3)), masks, labels=label) for k in (0, 1))
     assert set(compare(a, b, resamples=20)) == {"image_auroc", "image_ap", "image_f1max"}
+
+
+def test_draws_without_an_outlined_defect_are_drawn_again() -> None:
+    rng = np.random.default_rng(0)
+    masks = np.zeros((9, 16, 16), bool)
+    masks[6, 2:6, 2:6] = True  # of three defects one is outlined: (2/3)^3 of the draws have none
+    labels = [0] * 6 + [1] * 3
+    noise = rng.normal(size=masks.shape)
+    one, two = (evaluate(noise + k * masks, masks, labels=labels) for k in (1.0, 3.0))
+    found = compare_runs({"categories": {"a": one}}, {"categories": {"a": two}}, resamples=300)
+    for rows in (found["categories"]["a"], found["mean"]):
+        for name in ("pixel_auroc", "aupro"):
+            assert rows[name]["low"] == rows[name]["high"] == pytest.approx(rows[name]["difference"])
+            assert rows[name]["better"] == 1

@@ -288,3 +288,31 @@ def test_category_names_never_lead_outside_the_run(small, tmp_path):
     (small / "metrics.json").write_text('{"categories": {"../secret": {"image_auroc": 0.5}}}')
     write_report(small)
     assert "predictions.npz is missing" in text(small)
+
+
+@pytest.mark.parametrize(("metrics", "says"), [
+    ('{"categories": ["x"]}', "metrics.json: categories is no object"),
+    ('{"categories": {"brick": 5}, "mean": 5}', "metrics.json: no metrics of brick"),
+    ('{"categories": {"brick": {"skipped": 5}}}', "brick"),
+    ('{"categories": {"%s": {}}}' % ("a" * 300), "brick"),
+    ('{"categories": {"brick": {"image_auroc": %s}}}' % ("9" * 400), "brick"),
+], ids=["list", "numbers", "skipped", "long name", "long number"])  # fmt: skip
+def test_metrics_of_another_form_cost_no_page(small, metrics, says):
+    (small / "metrics.json").write_text(metrics)
+    write_report(small)
+    assert says in text(small)
+
+
+@pytest.mark.parametrize("arrays", [{"map": np.full((6, 4, 4), "x")}, {"score": np.ones((6, 2))}, {"label": np.ones((6, 2))}],
+                         ids=["text", "scores", "labels"])  # fmt: skip
+def test_arrays_of_another_form_are_said(small, arrays):
+    change(small, **arrays)
+    write_report(small)
+    assert "predictions.npz could not be read (its labels, scores and maps are not numbers of each picture)" in text(small)
+
+
+def test_numbers_too_large_to_draw_are_left_out(small):
+    values = ("1e308", "-1e308", "9" * 400)
+    (small / "log.jsonl").write_text("".join(f'{{"step": {i}, "loss": {value}}}\n' for i, value in enumerate(values)))
+    write_report(small)
+    assert "could not be read" not in text(small)

@@ -19,6 +19,8 @@ from tiny_detector import make_detector, make_picture
 fastapi = pytest.importorskip("fastapi")
 uvicorn = pytest.importorskip("uvicorn")
 
+from bikd_fast import serve  # noqa: E402
+from bikd_fast.errors import guarded  # noqa: E402
 from bikd_fast.serving.app import create_app  # noqa: E402
 from bikd_fast.serving.settings import Limits  # noqa: E402
 
@@ -264,6 +266,57 @@ def test_too_much_at_once_is_sent_away_and_a_broken_network_is_said():
             raise RuntimeError("out of memory")
 
         slow.forward = broken
-        assert ask(port, body=GOOD, headers=PNG)[0] == 500
+        status, found, _ = ask(port, body=GOOD, headers=PNG)
+        assert status == 500 and found == {"error": "the service failed (RuntimeError); its log says more"}
+        status, found, _ = ask(port, "GET", "/health")
+        assert status == 503 and found["status"] == "failing"
         slow.forward = real
-        assert ask(port, body=GOOD, headers=PNG)[0] == 200
+        assert ask(port, body=GOOD, headers=PNG)[0] == 200 and ask(port, "GET", "/health")[0] == 200
+
+
+def test_a_page_of_another_origin_has_nothing_judged(port, detector):
+    own = {"origin": f"http://127.0.0.1:{port}", "sec-fetch-site": "same-origin"}
+    assert ask(port, body=GOOD, headers={**PNG, **own})[0] == 200
+    for foreign in ({"origin": "https://evil.example"}, {"origin": "null"}, {"origin": f"http://127.0.0.1:{port + 1}"},
+                    {"sec-fetch-site": "cross-site"}):
+        status, found, _ = ask(port, body=GOOD, headers={**PNG, **foreign})
+        assert status == 403 and "page of another origin" in found["error"]
+    with serving(create_app(detector, limits=LIMITS, token="s3cret")) as other:
+        given = {**PNG, "authorization": "Bearer s3cret", "origin": "https://line7.factory"}
+        assert ask(other, body=GOOD, headers=given)[0] == 200  # whoever has the token may
+
+
+def test_uploads_hold_no_more_memory_than_allowed_together(detector):
+    limits = Limits(upload_bytes=len(GOOD) + 10, held_bytes=len(GOOD) + 100, seconds=15)
+    with serving(create_app(detector, limits=limits)) as port:
+        waiting = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        waiting.putrequest("POST", "/v1/predict")
+        waiting.putheader("content-type", "image/png")
+        waiting.putheader("content-length", str(len(GOOD)))
+        waiting.endheaders(GOOD[:200])
+        deadline = time.time() + 10
+        while (status := ask(port, body=GOOD, headers=PNG)[0]) != 503 and time.time() < deadline:
+            time.sleep(0.02)
+        assert status == 503
+        waiting.send(GOOD[200:])
+        assert waiting.getresponse().status == 200
+        waiting.close()
+        assert ask(port, body=GOOD, headers=PNG)[0] == 200  # nothing stays counted
+
+
+@pytest.mark.parametrize("words", [["--port", "99999"], ["--port", "-1"], ["--max-upload-mb", "nan"], ["--max-upload-mb", "-1"],
+                                   ["--batch", "0"], ["--max-pixels", "0"]])
+def test_numbers_that_cannot_be_are_refused_before_anything_is_loaded(words, capsys):
+    with pytest.raises(SystemExit) as refused:
+        serve.main(["nowhere", *words])
+    assert refused.value.code == 2 and words[0] in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_one_line(run, capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert guarded(lambda: serve.main([str(run / "dots"), "--port", port])) == 2
+    said = f"error: --host 127.0.0.1 --port {port}: cannot be listened on (Address already in use)"
+    assert capsys.readouterr().err.startswith(said)
