@@ -13,10 +13,17 @@ from typing import Any
 
 import torch
 
+from bikd_fast.config import RunConfig
 from bikd_fast.versions import versions
 
 RESULTS = Path(__file__).parent / "results"
 Call = Callable[[int], Any]  # takes the number of an input set; sets are rotated so that none is found in a cache
+
+
+def random_pictures(config: RunConfig) -> torch.Tensor:
+    """uint8 (N, 3, S, S), at least a batch: how long a step takes does not depend on what they show."""
+    draw, side = torch.Generator().manual_seed(0), config.data.image_size
+    return (torch.rand(max(32, config.training.batch_size), 3, side, side, generator=draw) * 255).byte()
 
 
 def device_name(device: str) -> str:

@@ -15,12 +15,10 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import nullcontext
 from pathlib import Path
 
-import torch
-from common import RESULTS, append, environment
+from common import RESULTS, append, environment, random_pictures
 
 from bikd_fast.arguments import parse_run, run_parser
 from bikd_fast.heap import kept
@@ -40,11 +38,9 @@ def one(heap: str, steps: int, passed: list[str]) -> None:
     end = ["--training.steps", str(WARM + steps), "--training.checkpoint_seconds", "0", "--resume", "never"]
     config = parse_run(run_parser("heap", ""), [*end, *passed])
     ranks = distributed.start()
-    draw = torch.Generator().manual_seed(0)
-    side, count = config.data.image_size, max(32, config.training.batch_size)
-    pictures = (torch.rand(count, 3, side, side, generator=draw) * 255).byte()
+    pictures = random_pictures(config)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(config, pictures, [""] * count, ranks, Path(folder))
+        trainer = Trainer(config, pictures, [""] * len(pictures), ranks, Path(folder))
         after, seen = trainer._after_step, []
 
         def noted() -> None:
@@ -83,7 +79,6 @@ def main() -> None:
                 raise SystemExit(done.stderr[-4000:])
             rows.append({"heap": heap, **json.loads(done.stdout.splitlines()[-1])} | environment("cpu"))
             print({key: rows[-1][key] for key in COLUMNS[:6]}, flush=True)
-            time.sleep(1)
     losses = {row["loss"] for row in rows}
     if len(losses) > 1:
         raise SystemExit(f"the runs' losses differ: {losses}")

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import RESULTS, append, environment
+from common import RESULTS, append, environment, random_pictures
 
 from bikd_fast.arguments import parse_run, run_parser
 from bikd_fast.config import RunConfig
@@ -75,9 +75,7 @@ def main() -> None:
     config = parse_run(run_parser("training_overhead", ""), ["--training.log_every", "1000000", "--resume", "never", *passed])
     ranks = distributed.start()
     gpu = ranks.device.type == "cuda"
-    side = config.data.image_size
-    draw = torch.Generator().manual_seed(0)
-    pictures = (torch.rand(max(32, config.training.batch_size), 3, side, side, generator=draw) * 255).byte()
+    pictures = random_pictures(config)
     rows, whole_run, bare_run = [], 0.0, 0.0
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(config, pictures, [""] * len(pictures), ranks, Path(folder))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a scr
 from bikd_fast.arguments import guarded, parse_run, run_parser
 from bikd_fast.config import ConfigError, RunConfig
 from bikd_fast.config_checks import check
-from bikd_fast.data.lock import held
 from bikd_fast.homes import there_or_from_home
 from tune import space as spaces
 from tune.state import STATE, Options, taken_up
@@ -25,11 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, search, measure the gain, write what comes out; 1 if no trial came to a result, 130 if interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     options, base, resumed = parse(words)
+    from bikd_fast.training.folder import alone
     from tune.drive import gain, search
     from tune.outputs import write
 
     folder = Path(options.output)
-    with _alone(folder):
+    with alone(folder, "searches"):
         done = search(options, base, resumed)
         found = write(folder)
         if found.best is None:
@@ -43,20 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"interrupted; `python tune/search.py --resume {folder}` goes on.", file=sys.stderr)
         return 130
     return 0
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep every other process from searching in a folder, made if need be.
-
-    Raises:
-        ConfigError: another process searches there.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with held(folder / ".lock") as other:
-        if other is not None:
-            raise ConfigError(f"output: another process ({other}) searches in {folder}. Wait for it, end it, or name another.")
-        yield
 
 
 def parse(words: Sequence[str]) -> tuple[Options, dict[str, Any], bool]:

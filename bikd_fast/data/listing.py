@@ -19,8 +19,7 @@ def list_pictures(folder: Path) -> list[Path]:
 
 def require_pictures(folder: Path, below: bool = False) -> list[Path]:
     """list_pictures, with ``below`` also of the folders below, or a DataError that says what was found instead."""
-    folders = (place for place, _ in folders_below(folder)) if below else [folder]
-    pictures = [picture for place in folders for picture in list_pictures(place)]
+    pictures = pictures_below(folder) if below else list_pictures(folder)
     if not pictures:
         if not folder.is_dir():
             found = "no such folder"
@@ -38,18 +37,23 @@ def sub_folders(folder: Path) -> list[Path]:
     return sorted((f for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")), key=lambda f: f.name)
 
 
-def folders_below(start: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Folders to the bottom with the names of their files, no hidden ones. Links are followed, each real folder comes once."""
+def pictures_below(folder: Path) -> list[Path]:
+    """list_pictures of a folder and of each folder below it."""
+    return [picture for place in folders_below(folder) for picture in list_pictures(place)]
+
+
+def folders_below(start: Path) -> Iterator[Path]:
+    """Folders to the bottom, no hidden ones. Links are followed, each real folder comes once."""
     seen: set[str] = set()
     starts = [start]
     for top in starts:  # grows: links come after all folders that really lie here, so that these keep their names
-        for place, folders, files in os.walk(top):
+        for place, folders, _ in os.walk(top):
             real = os.path.realpath(place)
             folders[:] = sorted(f for f in folders if not f.startswith(".") and real not in seen)
             if real not in seen:
                 seen.add(real)
                 starts += [link for f in folders if (link := Path(place, f)).is_symlink()]
-                yield Path(place), files
+                yield Path(place)
 
 
 def match_masks(pictures: list[Path], mask_folder: Path) -> list[Path]:

@@ -102,10 +102,11 @@ def run_pictures(run: Path, folder: Path, threshold: float) -> list[Path]:
     for table in tables:
         try:
             with np.load(table, allow_pickle=False) as kept:
-                found = [Path(str(path)) for path in kept["path"]], kept["score"].tolist()
+                found, given = [Path(str(path)) for path in kept["path"]], kept["score"].tolist()
         except Exception:  # whatever a damaged file brings up
             continue
-        paths, scores = paths + found[0], scores + found[1]
+        paths += found
+        scores += given
     there = [(path, score) for path, score in zip(paths, scores) if path.is_file()]
     if not there:
         return _configured(run)[:MOST]

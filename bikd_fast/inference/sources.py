@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 import torch
 
-from bikd_fast.data.listing import SUFFIXES, folders_below
+from bikd_fast.data.listing import SUFFIXES, folders_below, pictures_below
 from bikd_fast.errors import UserError
 from bikd_fast.homes import there_or_from_home
 from bikd_fast.inference.inputs import pixels
@@ -79,7 +79,7 @@ def expand(words: list[str], *, every: int = 1, stdin: TextIO | None = None, wit
 
 def picture_paths(folder: Path) -> list[Path]:
     """Every picture file in a folder, to the bottom, by name; SourceError if there is none."""
-    found = _pictures(folder) if folder.is_dir() else []
+    found = sorted(pictures_below(folder))
     if not found:
         raise SourceError(f"{folder}: no pictures in this folder ({' '.join(sorted(SUFFIXES))}).")
     return found
@@ -121,7 +121,7 @@ def _matching(pattern: str) -> list[Source]:
     """The files that a glob matches and the pictures in the folders that it matches, each once."""
     found: dict[tuple[str, str], Source] = {}  # by real folder and name
     for path in sorted(Path(p) for p in _globbed(pattern)):
-        for source in [_file(path, path.stem)] if path.is_file() else _below(path, _pictures(path)):
+        for source in [_file(path, path.stem)] if path.is_file() else _below(path, sorted(pictures_below(path))):
             folder, name = os.path.split(source.name)
             found.setdefault((os.path.realpath(folder), name), source)
     return list(found.values())
@@ -136,14 +136,8 @@ def _globbed(pattern: str) -> list[str]:
     starts = [Path(p) for p in glob.glob(str(Path(*parts[:at])))]
     if at + 1 == len(parts):
         return [str(start) for start in starts]  # which is searched to the bottom
-    places = [place for start in starts for place, _ in folders_below(start)]
+    places = [place for start in starts for place in folders_below(start)]
     return [p for place in places for p in _globbed(os.path.join(glob.escape(str(place)), *parts[at + 1 :]))]
-
-
-def _pictures(folder: Path) -> list[Path]:
-    """Picture files to the bottom, by name."""
-    inside = (place / f for place, files in folders_below(folder) for f in files if not f.startswith("."))
-    return sorted(p for p in inside if p.suffix.lower() in SUFFIXES and p.is_file())
 
 
 def _below(folder: Path, paths: Iterable[Path]) -> list[Source]:

@@ -39,7 +39,7 @@ class RunFolder:
     name: str
     config: str  # text of config.yaml, "" where there is none
     environment: dict[str, Any]
-    metrics: dict[str, Any]  # metrics.json as it is
+    metrics: dict[str, Any]  # metrics.json, see _formed
     categories: list[CategoryFolder]
     notes: list[str] = field(default_factory=list)  # what is missing, one sentence each
 
@@ -126,8 +126,7 @@ def _looks_like_run(path: Path) -> bool:
 
 def _categories(path: Path, metrics: dict[str, Any], run_name: str) -> list[CategoryFolder]:
     """Categories of metrics.json, then folders that hold predictions or a log; else the one at path itself."""
-    entries = metrics.get("categories")
-    entries = entries if isinstance(entries, dict) else {}
+    entries = metrics.get("categories", {})
     folders = [
         found.parent.name for kind in ("predictions.npz", "log.jsonl") for found in sorted(path.glob(f"*/{kind}"))
     ]
@@ -136,9 +135,8 @@ def _categories(path: Path, metrics: dict[str, Any], run_name: str) -> list[Cate
     for name in names:
         plain = name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name)  # never outside the run
         own = plain and os.path.isdir(path / name)  # not Path.is_dir: for a name that is too long it raises an OSError
-        entry = entries.get(name)
         folder = path / name if own or (len(names) > 1 and plain) else path
-        found.append(CategoryFolder(name, folder, entry if isinstance(entry, dict) else {}))
+        found.append(CategoryFolder(name, folder, entries.get(name, {})))
     return found
 
 

@@ -42,7 +42,16 @@ class Guard:
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
             return
-        begin, status, started, body = time.perf_counter(), 500, False, [0]
+        begin, status, started, held, bounded = time.perf_counter(), 500, False, 0, self._bounded(receive)
+
+        async def arrive() -> Message:
+            nonlocal held
+            message = await bounded()
+            arrived = len(message.get("body", b""))
+            if self.held + arrived > self.limits.held_bytes:
+                raise Refused(503, "the uploads that are on their way take too much memory; try again in a moment")
+            held, self.held = held + arrived, self.held + arrived
+            return message
 
         async def answer(message: Message) -> None:
             nonlocal status, started
@@ -53,12 +62,12 @@ class Guard:
 
         try:
             self._admit(scope)
-            await self.app(scope, self._bounded(receive, body), answer)
+            await self.app(scope, arrive, answer)
         except Refused as stop:
             if not started:
                 await _refuse(answer, stop.status, stop.reason)
         finally:
-            self.held -= body[0]
+            self.held -= held
             path = scope["path"] if scope["path"] in self.paths else "other"  # a label a stranger cannot multiply
             self.measures.requests.labels(path, str(status)).inc()
             self.measures.seconds.labels(path).observe(time.perf_counter() - begin)
@@ -82,9 +91,8 @@ class Guard:
     def _too_long(self) -> Refused:
         return Refused(413, f"the upload has more than the {self.limits.upload_bytes} bytes allowed")
 
-    def _bounded(self, receive: Receive, body: list[int]) -> Receive:
-        """receive, refusing a body that grows too long (whatever its header said) or arrives too slowly, and all of them once they
-        hold too much together. body: its bytes that are held."""
+    def _bounded(self, receive: Receive) -> Receive:
+        """receive, refusing a body that grows too long (whatever its header said) or arrives too slowly."""
         total, deadline, done = 0, time.monotonic() + self.limits.seconds, False
 
         async def part() -> Message:
@@ -105,11 +113,6 @@ class Guard:
                 while not done and total <= DRAINED * self.limits.upload_bytes:
                     await part()  # thrown away: a client that is cut off while it sends does not see why
                 raise self._too_long()
-            part_of_it = len(message.get("body", b""))
-            if self.held + part_of_it > self.limits.held_bytes:
-                raise Refused(503, "the uploads that are on their way take too much memory; try again in a moment")
-            self.held += part_of_it
-            body[0] += part_of_it
             return message
 
         return bounded

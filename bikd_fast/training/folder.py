@@ -82,16 +82,16 @@ def _digest(value: Any) -> str:
 
 
 @contextmanager
-def alone(run: Path) -> Iterator[None]:
-    """Keep every other process from training in a folder, made if need be.
+def alone(run: Path, does: str = "trains") -> Iterator[None]:
+    """Keep every other process from what this one ``does`` in a folder, made if need be.
 
     Raises:
-        ConfigError: another process trains there.
+        ConfigError: another process does it there.
     """
     run.mkdir(parents=True, exist_ok=True)
     with held(run / LOCK) as other:
         if other is not None:
-            raise ConfigError(f"output: another process ({other}) trains in {run}. Wait for it, end it, or give another --output.")
+            raise ConfigError(f"output: another process ({other}) {does} in {run}. Wait for it, end it, or give another --output.")
         yield
 
 

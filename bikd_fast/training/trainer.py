@@ -253,8 +253,8 @@ class Trainer:
         if self.ranks.first or engines.zero_stage(self.user) > 0:
             tensors = state.state(self.engine.module, optimizer)
         if self.ranks.first:
-            about = {"optimizer": state.kind(optimizer), "bad_steps": (self.bad.count, self.bad.in_a_row)}
-            about["overflowed_steps"] = self.engine.skipped_steps
+            bad, overflowed = (self.bad.count, self.bad.in_a_row), self.engine.skipped_steps
+            about = {"optimizer": state.kind(optimizer), "bad_steps": bad, "overflowed_steps": overflowed}
             keep = self.config.training.keep_checkpoints
             checkpoint.write(self.checkpoints, self.step, tensors, self.settings, keep, about)
         self.good, self.saved = checkpoint.path_of(self.checkpoints, self.step), time.monotonic()
