@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -243,10 +244,15 @@ class Detector(nn.Module):
         except (UserError, TypeError, ValueError, RuntimeError) as error:  # a setting or a tensor that this version knows otherwise
             reason = " ".join(str(error).split())[:240]  # torch names the tensor in its second line
             raise DetectorError(f"{path}: does not fit this version of bikd_fast ({reason.rstrip('.')}). Train again.") from error
-        broken = [name for name, tensor in tensors.items() if name not in THRESHOLDS and not bool(torch.isfinite(tensor).all())]
+        broken = [name for name, tensor in tensors.items() if name not in THRESHOLDS and not _finite(tensor)]
         if broken:
             raise DetectorError(f"{path}: {broken[0]} holds what is no number: damaged. Train again or restore a copy.")
         return detector.to(device).eval().requires_grad_(False)
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    """Whether every number is. Their sum tells in an eighth of the time: it is finite only where all are."""
+    return math.isfinite(tensor.sum()) or bool(torch.isfinite(tensor).all())
 
 
 def _find(path: Path) -> Path:
