@@ -44,13 +44,17 @@ PAGES = BLOCK // os.sysconf("SC_PAGE_SIZE")
 
 
 def test_memory_is_asked_for_a_few_times_and_given_back() -> None:
-    """A freed block may be one small neighbour too short for the next: up to eight lie side by side (glibc before 2.39)."""
+    """A freed block may be one small neighbour too short for the next: up to eight lie side by side (glibc before 2.39).
+
+    Afterwards a block is cleared by the system at least once, as its memory had gone back. How often more is glibc's affair: a gap
+    in the heap that fits is taken before the system is asked, and stays when it is freed below what is in use.
+    """
     found = run()
     if found["before"] < TURNS * PAGES:
         pytest.skip("no page faults without it either: huge pages, or another malloc")
     assert found["inside"] < 10 * PAGES
     assert found["given_back"] > BLOCK // 2
-    assert found["after"] >= TURNS * PAGES
+    assert found["after"] > PAGES // 2
 
 
 SET = [{"MALLOC_ARENA_TEST": "8"}, {"GLIBC_TUNABLES": "glibc.malloc.arena_test=8"}]
