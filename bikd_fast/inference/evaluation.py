@@ -144,7 +144,7 @@ def draw_heatmaps(
     maps = outputs.maps.numpy()
     threshold = detector.pixel_threshold.item()
     labels = np.array([s.label for s in samples])
-    pixels, peaks = share.collect(thinned(maps), places), share.collect(maps.reshape(len(maps), -1).max(1), places)
+    pixels, peaks = share.collect(thinned(maps), places), share.collect(maps.max(axis=(1, 2)), places)
     low, high = heat_range_of(pixels[labels == 0] if (labels == 0).any() else pixels, peaks, threshold)
 
     def draw(place: int, anomaly: np.ndarray) -> None:

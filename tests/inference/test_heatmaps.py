@@ -11,6 +11,7 @@ from bikd_fast.data import Sample
 from bikd_fast.inference.evaluation import draw_heatmaps
 from bikd_fast.inference.heatmaps import heatmap_names
 from bikd_fast.inference.runner import Outputs
+from bikd_fast.inference.shares import Share
 
 
 def sample(path: str, kind: str = "good") -> Sample:
@@ -42,3 +43,18 @@ def test_pictures_of_one_stem_are_both_drawn_and_old_maps_go(detector, tmp_path)
     assert sorted(p.name for p in folder.iterdir()) == ["good_a.bmp.jpg", "good_a.png.jpg", "notes.txt"]
     one, two = (np.asarray(Image.open(folder / f"good_a.{kind}.jpg")).astype(int) for kind in ("png", "bmp"))
     assert one.shape == two.shape == (80, 100, 3) and np.abs(one - two).mean() > 5
+
+
+def test_a_rank_without_a_picture_of_its_own_draws_nothing(detector, tmp_path):
+    """More ranks than test pictures; what it collects are the rows of the others."""
+    Image.fromarray(make_picture(0)).save(tmp_path / "a.png")
+    others, sent = [np.zeros((1, 64, 64), np.float32), np.zeros(1, np.float32)], []
+
+    class Third(Share):
+        def collect(self, rows, places):
+            sent.append(rows)
+            return others[len(sent) - 1]
+
+    nothing = Outputs(torch.empty(0, 64, 64), torch.empty(0))
+    draw_heatmaps(tmp_path / "heatmaps", [sample(str(tmp_path / "a.png"))], np.arange(0), nothing, detector, Third(2, 3))
+    assert [rows.shape for rows in sent] == [(0, 64, 64), (0,)] and not list((tmp_path / "heatmaps").iterdir())
