@@ -97,13 +97,18 @@ def load_masks(
     """The ground truth of every sample as bool (H, W) at its picture's own resolution; all False for a normal one.
 
     sizes: (H, W) of the pictures; None reads them from the files' headers.
-    Raises DataError for a bad mask, one of another size than its picture, and a defect without one (see has_masks)."""
+    Raises DataError for a bad mask, one of another size than its picture, one that marks a normal picture, and a defect without
+    one (see has_masks)."""
 
     def load(index: int) -> np.ndarray:
         sample = samples[index]
         height, width = sizes[index] if sizes is not None else picture_size(sample.path)
         if sample.mask_path is not None:
-            return decode_mask(sample.mask_path, (height, width))
+            mask = decode_mask(sample.mask_path, (height, width))
+            if mask.any() and not sample.label:
+                found = f"marks {mask.sum()} pixels of {sample.path.name}, which counts as {sample.kind}"
+                raise DataError(f"{sample.mask_path}: {found}. Empty the mask, or put both where defects lie.")
+            return mask
         if sample.label:
             raise DataError(f"{sample.path}: a defect without a mask. Add its mask, or measure pictures only.")
         return np.zeros((height, width), dtype=bool)

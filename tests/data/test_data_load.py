@@ -90,6 +90,8 @@ def test_masks_at_their_own_size(samples, put, put_mask):
         load_masks([Sample(defect.path, None, 1, "bent")])
     with pytest.raises(DataError, match=r"dm\.png"):
         load_masks([defect], sizes=[(4, 4)])
+    with pytest.raises(DataError, match=r"dm\.png: marks 6 pixels of d\.png, which counts as good"):
+        load_masks([Sample(defect.path, defect.mask_path)])
 
 
 # ---- the mapped cache ----
