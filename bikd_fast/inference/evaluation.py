@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -80,6 +81,9 @@ def evaluate_category(
     rows = [json.dumps([i, str(s.path), bad[s.path]]) for i, s in zip(mine, given) if s.path in bad]
     left_out = sorted(json.loads(row) for part in gather_strings(rows, share.group) for row in part)
     result["skipped"] = [{"path": path, "reason": reason} for _, path, reason in left_out]
+    if share.first:
+        for _, path, reason in left_out:
+            print(f"{category.name}: not measured, skipped {path}: {reason}", file=sys.stderr)
     _write_predictions(folder / "predictions.npz", [category.test[i] for i in everything], places, outputs, detector, share)
     draw_heatmaps(folder / "heatmaps", [category.test[i] for i in everything], places, outputs, detector, share)
     return result

@@ -46,6 +46,16 @@ def test_aupimo_is_measured_where_it_is_asked_for(detector, category, tmp_path):
     assert more["kinds"]["red"]["aupimo"] == pytest.approx(more["aupimo"])
 
 
+def test_test_pictures_that_are_left_out_are_named(detector, category, tmp_path, capsys):
+    (tmp_path / "2.png").write_bytes(b"")
+    Image.new("L", (9, 9)).save(tmp_path / "3_mask.png")
+    found = evaluate_category(detector, category, DataConfig(on_bad_image="skip"), tmp_path)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == len(found["skipped"]) == 2 and len(found["images"]) == 4
+    assert said[0] == f"stripes: not measured, skipped {tmp_path}/2.png: {found['skipped'][0]['reason']}"
+    assert "3_mask.png: the mask has 9 x 9 pixels" in said[1]
+
+
 def test_the_command_passes_it_on(monkeypatch):
     asked = {}
     monkeypatch.setattr("bikd_fast.inference.run.evaluate_run", lambda run, **options: asked.update(options, run=run))
