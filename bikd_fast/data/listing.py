@@ -38,16 +38,26 @@ def sub_folders(folder: Path) -> list[Path]:
 
 
 def pictures_below(folder: Path) -> list[Path]:
-    """list_pictures of a folder and of each folder below it."""
-    return [picture for place in folders_below(folder) for picture in list_pictures(place)]
+    """list_pictures of a folder and of each folder below it. A folder that can't be looked into stands in it for its pictures:
+    whoever reads them says so."""
+    shut: list[Path] = []
+    found = [picture for place in folders_below(folder, shut) for picture in list_pictures(place)]
+    return found + shut
 
 
-def folders_below(start: Path) -> Iterator[Path]:
-    """Folders to the bottom, no hidden ones. Links are followed, each real folder comes once."""
+def folders_below(start: Path, shut: list[Path]) -> Iterator[Path]:
+    """Folders to the bottom, no hidden ones. Links are followed, each real folder comes once.
+
+    shut: gets those that can't be looked into, in place of what is below them."""
     seen: set[str] = set()
+
+    def refused(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):  # a link to nothing
+            shut.append(Path(error.filename))
+
     starts = [start]
     for top in starts:  # grows: links come after all folders that really lie here, so that these keep their names
-        for place, folders, _ in os.walk(top):
+        for place, folders, _ in os.walk(top, onerror=refused):
             real = os.path.realpath(place)
             folders[:] = sorted(f for f in folders if not f.startswith(".") and real not in seen)
             if real not in seen:

@@ -136,12 +136,14 @@ def _globbed(pattern: str) -> list[str]:
     starts = [Path(p) for p in glob.glob(str(Path(*parts[:at])))]
     if at + 1 == len(parts):
         return [str(start) for start in starts]  # which is searched to the bottom
-    places = [place for start in starts for place in folders_below(start)]
-    return [p for place in places for p in _globbed(os.path.join(glob.escape(str(place)), *parts[at + 1 :]))]
+    shut: list[Path] = []
+    places = [place for start in starts for place in folders_below(start, shut)]
+    found = [p for place in places for p in _globbed(os.path.join(glob.escape(str(place)), *parts[at + 1 :]))]
+    return found + [str(folder) for folder in shut]
 
 
 def _below(folder: Path, paths: Iterable[Path]) -> list[Source]:
-    return [_file(p, str(p.relative_to(folder).with_suffix(""))) for p in paths]
+    return [_file(p, str(p.relative_to(folder).parent / p.stem)) for p in paths]
 
 
 def _file(path: Path, stem: str) -> Source:

@@ -1,6 +1,7 @@
 """`bikd predict` as a user meets it."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -126,6 +127,27 @@ def test_links_are_followed_and_globs_match_folders(tmp_path):
         found = expand([pattern])
         names = [Path(s.name) for s in found.sources]
         assert found.count == 4 and {name.name for name in names} == {"1.png", "0.png", "2.png", "link.png"}
+
+
+def test_a_folder_that_cannot_be_looked_into_is_not_passed_over(tmp_path, monkeypatch):
+    for name in ("a/0.png", "secret/1.png"):
+        (tmp_path / name).parent.mkdir()
+        Image.fromarray(make_picture(0)).save(tmp_path / name)
+    scandir = os.scandir
+
+    def guarded_scandir(path):
+        if Path(path).name == "secret":
+            raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded_scandir)  # permissions do not stop root
+    for pattern in (tmp_path, f"{tmp_path}/*", f"{tmp_path}/**", f"{tmp_path}/**/*.png"):
+        found = list(expand([str(pattern)]).sources)
+        assert [s.name for s in found] == [f"{tmp_path}/a/0.png", f"{tmp_path}/secret"], pattern
+    (alone,) = expand([f"{tmp_path}/secret"]).sources
+    assert alone.stem == "secret"
+    with pytest.raises(UserError, match="/secret: "):
+        alone.read()
 
 
 @pytest.mark.parametrize("place", ["results", "."])
