@@ -44,12 +44,12 @@ def regions(anomaly: np.ndarray, threshold: float, height: int, width: int) -> l
         origin = np.array([wide[0].start - around[0][0] - 1, wide[1].start - around[1][0] - 1])
         outlines = []
         for line in find_contours(padded, np.nextafter(np.float32(threshold), np.float32(-np.inf)), fully_connected="high"):
-            points = approximate_polygon(line, TOLERANCE) + origin + 0.5
-            points = points[:, ::-1] * scale
+            simple = approximate_polygon(line, TOLERANCE)
+            points = simple if len(simple) >= 4 else line  # of a region smaller than the tolerance no area would be left
+            points = (points + origin + 0.5)[:, ::-1] * scale
             points[:, 0] = points[:, 0].clip(0, width)
             points[:, 1] = points[:, 1].clip(0, height)
-            if len(points) >= 4:
-                outlines.append(np.round(points, 2).tolist())
+            outlines.append(np.round(points, 2).tolist())
         found.append(
             {
                 "peak": float(anomaly[where][labels[where] == label].max()),

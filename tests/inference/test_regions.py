@@ -52,3 +52,12 @@ def test_diagonal_neighbours_are_one_region_and_nothing_is_nothing():
     anomaly = np.eye(10, dtype=np.float32)
     assert len(regions(anomaly, 1.0, 10, 10)) == 1  # at the threshold counts as above it
     assert regions(anomaly, 1.5, 10, 10) == [] and regions(anomaly, float("nan"), 10, 10) is None
+
+
+def test_a_region_smaller_than_the_tolerance_has_its_outline():
+    anomaly = np.zeros((16, 16), np.float32)
+    anomaly[4, 6] = 1.0
+    (found,) = regions(anomaly, 0.9, 160, 160)
+    (outline,) = found["polygons"]
+    assert outline[0] == outline[-1] and abs(shoelace(outline)) == pytest.approx(2, rel=0.05)  # a square on its corner
+    assert np.mean(outline[:-1], 0) == pytest.approx([65, 45])
