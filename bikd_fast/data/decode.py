@@ -14,6 +14,8 @@ from bikd_fast.data.shards import opened, size_of
 MAX_PIXELS = 89_478_485  # Pillow's own bound: a quarter of a GiB as 24-bit RGB
 _EXIF_ORIENTATION = 0x0112
 _TIFF_PHOTOMETRIC = 262  # 0: the smallest value is white
+_TIFF_BITS = 258  # of each value of a pixel
+_TIFF_PLANES = 284  # 2: all red values, then all green ones, then all blue ones
 _LOSSY = {"JPEG", "MPO", "WEBP"}
 
 
@@ -27,6 +29,9 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             width, height = picture.size
             if width * height > MAX_PIXELS:
                 raise DataError(_too_large(path, f"{width} x {height} pixels"))
+            if _is_misread(picture):
+                found = "uncompressed planes of 16-bit colour, which Pillow takes for 8 bits"
+                raise DataError(f"{path}: {found}. Save it with the three values of a pixel together, or with 8 bits.")
             yield picture
     except DataError:
         raise
@@ -90,6 +95,13 @@ def picture_array(picture: Image.Image, name: Path | str) -> np.ndarray:
 def _is_deep_colour(picture: Image.Image) -> bool:
     """Whether a file whose pixels are not yet read has 16-bit colour (or gray with alpha), of which Pillow keeps the high byte."""
     return not picture.mode.startswith("I") and any(";16" in str(tile[3]) for tile in getattr(picture, "tile", []))
+
+
+def _is_misread(picture: Image.Image) -> bool:
+    """Whether the planes of a file whose pixels are not yet read have 16 bits where Pillow takes them to have 8."""
+    tags = getattr(picture, "tag_v2", {})
+    deep = tags.get(_TIFF_PLANES) == 2 and max(tags.get(_TIFF_BITS, (8,))) > 8
+    return deep and any(tile[0] == "raw" and tile[3][0] in ("R", "G", "B") for tile in getattr(picture, "tile", []))
 
 
 def _upright(picture: Image.Image) -> Image.Image:

@@ -101,6 +101,18 @@ def test_twelve_bits_of_tiff_colour_in_sixteen_warn(tmp_path):
         assert (decode_image(path) == 15).all()
 
 
+def test_planes_of_sixteen_bits_are_read_or_refused(tmp_path):
+    """Pillow scrambles them where they are not compressed."""
+    values = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    for name, depth, options in (("8", 1, {}), ("16", 257, {}), ("16z", 257, {"compression": "zlib"})):
+        planes = (values.transpose(2, 0, 1).astype(np.uint16) * depth).astype(np.uint8 if depth == 1 else np.uint16)
+        tifffile.imwrite(tmp_path / f"{name}.tif", planes, photometric="rgb", planarconfig="separate", **options)
+    assert np.array_equal(decode_image(tmp_path / "8.tif"), values) and np.array_equal(decode_image(tmp_path / "16z.tif"), values)
+    for read in (decode_image, lambda path: decode_mask(path, None)):
+        with pytest.raises(DataError, match=r"16\.tif: uncompressed planes of 16-bit colour.*Save it"):
+            read(tmp_path / "16.tif")
+
+
 def test_full_sixteen_bits_of_colour_do_not_warn(tmp_path, recwarn):
     assert (decode_image(saved_rgb16(tmp_path / "bright.tif", 0x8012)) == 0x80).all() and not recwarn.list
 
