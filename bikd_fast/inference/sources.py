@@ -18,7 +18,7 @@ from bikd_fast.data.listing import SUFFIXES, folders_below, pictures_below
 from bikd_fast.errors import UserError
 from bikd_fast.homes import there_or_from_home
 from bikd_fast.inference.inputs import pixels
-from bikd_fast.inference.video import VIDEO_SUFFIXES, camera_index, camera_name, frames
+from bikd_fast.inference.video import VIDEO_SUFFIXES, VideoError, camera_index, camera_name, frames
 
 
 class SourceError(UserError):
@@ -67,13 +67,10 @@ def expand(words: list[str], *, every: int = 1, stdin: TextIO | None = None, wit
         elif camera_index(word) is not None:
             parts.append(partial(_frames, camera_name(word), f"camera{camera_index(word)}", every))
             count, live = None, True
-        elif Path(word).suffix.lower() in VIDEO_SUFFIXES and os.path.isfile(word):
-            parts.append(partial(_frames, word, Path(word).stem, every))
-            count = None
         else:
             found = _outside(without, word, _files(word))
-            parts.append(partial(iter, found))
-            count = None if count is None else count + len(found)
+            parts.append(partial(_each, found, every))
+            count = None if count is None or any(_is_video(source) for source in found) else count + len(found)
     return Inputs(_unique(source for part in parts for source in part()), count, live)
 
 
@@ -162,6 +159,26 @@ def _listed(stream: TextIO) -> Iterator[Source]:
     for line in stream:
         if word := line.rstrip("\r\n"):
             yield _file(Path(word), Path(word).stem)
+
+
+def _is_video(source: Source) -> bool:
+    return os.path.splitext(source.name)[1].lower() in VIDEO_SUFFIXES
+
+
+def _each(found: Iterable[Source], every: int) -> Iterator[Source]:
+    """The files, frames in place of a video. One that cannot be read, from some frame on, ends in an unreadable picture."""
+    for source in found:
+        if not _is_video(source):
+            yield source
+            continue
+        try:
+            yield from _frames(source.name, Path(source.name).stem, every)
+        except VideoError as error:
+            yield Source(source.name, source.stem, partial(_fail, error))
+
+
+def _fail(error: UserError) -> torch.Tensor:
+    raise error
 
 
 def _frames(name: str, stem: str, every: int) -> Iterator[Source]:

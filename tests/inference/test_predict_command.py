@@ -233,32 +233,6 @@ def test_tiles_find_what_the_detector_finds_in_parts(run, detector, tmp_path):
     assert Image.open(tmp_path / "out/masks/large.png").size == (320, 192)
 
 
-def test_a_video(run, detector, tmp_path):
-    av = pytest.importorskip("av")
-    with av.open(str(tmp_path / "clip.mkv"), "w") as container:
-        stream = container.add_stream("ffv1", rate=10)  # lossless
-        stream.width, stream.height, stream.pix_fmt = 96, 64, "bgr0"
-        for i in range(7):
-            frame = av.VideoFrame.from_ndarray(make_picture(i, 64, 96), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    arguments = [str(run / "stripes"), str(tmp_path / "clip.mkv"), "--every", "3", "--output", str(tmp_path / "out")]
-    assert predict.main(arguments) == 0
-    found = rows(tmp_path / "out")
-    assert [r["path"].rpartition("#")[2] for r in found] == ["0", "3", "6"]
-    known = detector.predict([make_picture(i, 64, 96) for i in (0, 3, 6)]).scores
-    assert [float(r["score"]) for r in found] == pytest.approx(known.tolist(), rel=1e-4)
-    assert (tmp_path / "out/heatmaps/clip/000003.jpg").is_file()
-
-
-def test_a_damaged_video_and_a_missing_camera_are_named(run, tmp_path, capsys):
-    pytest.importorskip("av")
-    (tmp_path / "clip.mp4").write_bytes(b"not a video" * 100)
-    for word, message in ((str(tmp_path / "clip.mp4"), "clip.mp4: not a readable video"), ("camera:77", "not a readable camera")):
-        assert guarded(lambda word=word: predict.main([str(run / "dots"), word, "--output", str(tmp_path / "out")])) == 2
-        assert message in capsys.readouterr().err
-
-
 _LIGHT = """
 import sys
 from bikd_fast.cli import main
