@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 
 from bikd_fast.errors import UserError
@@ -31,7 +32,7 @@ def camera_name(word: str) -> str:
 
 
 def frames(name: str, every: int = 1) -> Iterator[tuple[int, torch.Tensor]]:
-    """(number, uint8 (3, H, W) RGB) of each ``every``-th frame, from number 0, decoded one at a time.
+    """(number, uint8 (3, H, W) RGB) of each ``every``-th frame, from number 0, decoded one at a time, turned upright.
 
     Raises:
         VideoError: PyAV is not installed, or the file or camera cannot be opened or decoded.
@@ -50,7 +51,9 @@ def frames(name: str, every: int = 1) -> Iterator[tuple[int, torch.Tensor]]:
             stream.thread_type = "AUTO"
             for number, frame in enumerate(container.decode(stream)):
                 if number % every == 0:
-                    yield number, torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
+                    quarters = round(getattr(frame, "rotation", 0) / 90)  # counter-clockwise; a telephone held upright says -90
+                    upright = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarters))
+                    yield number, torch.from_numpy(upright).permute(2, 0, 1)
     except av.FFmpegError as error:
         what = "camera" if camera else "video"
         raise VideoError(f"{name}: not a readable {what} ({error.strerror or error}).") from error

@@ -1,7 +1,9 @@
 """Videos and cameras of `bikd predict`."""
 
 import csv
+import struct
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -11,7 +13,7 @@ from bikd_fast import predict
 from bikd_fast.errors import guarded
 from bikd_fast.inference import sources
 from bikd_fast.inference.sources import expand
-from bikd_fast.inference.video import VideoError
+from bikd_fast.inference.video import VideoError, frames
 
 
 def test_a_video(run, detector, tmp_path):
@@ -31,6 +33,27 @@ def test_a_video(run, detector, tmp_path):
     known = detector.predict([make_picture(i, 64, 96) for i in (0, 3, 6)]).scores
     assert [float(r["score"]) for r in found] == pytest.approx(known.tolist(), rel=1e-4)
     assert (tmp_path / "out/heatmaps/clip/000003.jpg").is_file()
+
+
+def test_a_video_that_was_taken_upright_is_turned(tmp_path):
+    """As players do, and as pictures are by their EXIF orientation."""
+    av = pytest.importorskip("av")
+    picture = np.zeros((64, 96, 3), np.uint8)
+    picture[:32, :32] = 255  # upper left, which a quarter turn clockwise takes to the upper right
+    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    written = (tmp_path / "clip.mp4").read_bytes()
+    matrices = ((1, 0, 0, 0, 1, 0, 0, 0), (0, 1, 0, -1, 0, 0, 64, 0))
+    lying, clockwise = (struct.pack(">9i", *(number << 16 for number in matrix), 1 << 30) for matrix in matrices)
+    place = written.index(lying, written.index(b"tkhd"))
+    (tmp_path / "clip.mp4").write_bytes(written[:place] + clockwise + written[place + len(lying) :])
+    ((_, upright),) = frames(str(tmp_path / "clip.mp4"))
+    assert upright.shape == (3, 96, 64)
+    bright = upright[0].float() / 255
+    assert bright[:32, 32:].mean() > 0.9 and bright[32:].mean() < 0.1 and bright[:32, :32].mean() < 0.1
 
 
 def test_a_damaged_video_and_a_missing_camera_are_named(run, tmp_path, capsys):
