@@ -63,7 +63,8 @@ def in_batches(
             put(failed)
         put(_END)
 
-    threading.Thread(target=feed, name="feed", daemon=True).start()  # daemon: it may be blocked in a pipe for ever
+    feeder = threading.Thread(target=feed, name="feed", daemon=True)  # daemon: it may be blocked in a pipe for ever
+    feeder.start()
     try:
         wanted = batch if first is None else first
         while (loaded := _take(waiting, wanted, live))[0]:
@@ -74,6 +75,7 @@ def in_batches(
     finally:
         stop.set()
         pool.shutdown(wait=False, cancel_futures=True)
+        feeder.join(1)  # left alone, it may be the last to let go of a network, and aborts a process that is on its way out
 
 
 def _take(waiting: queue.Queue, wanted: int, live: bool) -> tuple[list, bool]:

@@ -41,6 +41,23 @@ def test_no_more_is_loaded_ahead_than_allowed():
     assert len(loaded) <= seen + 1
 
 
+def test_whoever_feeds_has_ended_when_the_stream_is_closed_unless_it_is_blocked():
+    before, never = set(threading.enumerate()), threading.Event()
+
+    def blocked():
+        yield 0
+        never.wait(20)
+
+    for items, left in ((range(1000), 0), (blocked(), 1)):
+        stream = in_batches(items, lambda i: i, 1, ahead=2, live=True)
+        next(stream)
+        time.sleep(0.05)  # it waits for room, or for its next item
+        stream.close()
+        feeding = {thread for thread in threading.enumerate() if thread.name == "feed"} - before
+        assert len(feeding) == left
+    never.set()
+
+
 def test_an_error_comes_in_its_turn():
     def load(i):
         if i == 5:
