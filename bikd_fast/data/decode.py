@@ -29,9 +29,6 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             width, height = picture.size
             if width * height > MAX_PIXELS:
                 raise DataError(_too_large(path, f"{width} x {height} pixels"))
-            if _is_misread(picture):
-                found = "uncompressed planes of 16-bit colour, which Pillow takes for 8 bits"
-                raise DataError(f"{path}: {found}. Save it with the three values of a pixel together, or with 8 bits.")
             yield picture
     except DataError:
         raise
@@ -86,7 +83,7 @@ def picture_array(picture: Image.Image, name: Path | str) -> np.ndarray:
 
     Raises DataError for an unknown value range, and whatever Pillow raises for damaged data."""
     deep = _is_deep_colour(picture)
-    upright = _upright(picture)
+    upright = _upright(picture, name)
     if deep:
         _warn_if_dark(256 * int(np.asarray(upright.convert("RGB")).max()), name)  # a dropped low byte changes no answer
     return np.array(_to_rgb(upright, Path(name)))  # a copy of our own: writable, contiguous
@@ -97,17 +94,17 @@ def _is_deep_colour(picture: Image.Image) -> bool:
     return not picture.mode.startswith("I") and any(";16" in str(tile[3]) for tile in getattr(picture, "tile", []))
 
 
-def _is_misread(picture: Image.Image) -> bool:
-    """Whether the planes of a file whose pixels are not yet read have 16 bits where Pillow takes them to have 8."""
+def _upright(picture: Image.Image, name: Path | str) -> Image.Image:
+    """Its pixels read, turned by its EXIF orientation, 0 black: Pillow leaves deep gray TIFFs whose 0 is white as they are.
+
+    Raises DataError where planes have 16 bits and Pillow would take them to have 8."""
     tags = getattr(picture, "tag_v2", {})
     deep = tags.get(_TIFF_PLANES) == 2 and max(tags.get(_TIFF_BITS, (8,))) > 8
-    return deep and any(tile[0] == "raw" and tile[3][0] in ("R", "G", "B") for tile in getattr(picture, "tile", []))
-
-
-def _upright(picture: Image.Image) -> Image.Image:
-    """Its pixels read, turned by its EXIF orientation, 0 black: Pillow leaves deep gray TIFFs whose 0 is white as they are."""
+    if deep and any(tile[0] == "raw" and tile[3][0] in ("R", "G", "B") for tile in getattr(picture, "tile", [])):
+        found = "uncompressed planes of 16-bit colour, which Pillow takes for 8 bits"
+        raise DataError(f"{name}: {found}. Save it with the three values of a pixel together, or with 8 bits.")
     picture.load()
-    inverted = picture.mode.startswith(("I", "F")) and getattr(picture, "tag_v2", {}).get(_TIFF_PHOTOMETRIC) == 0
+    inverted = picture.mode.startswith(("I", "F")) and tags.get(_TIFF_PHOTOMETRIC) == 0
     upright = ImageOps.exif_transpose(picture)
     if not inverted:
         return upright
@@ -161,7 +158,7 @@ def decode_mask(path: Path, picture_size: tuple[int, int] | None) -> np.ndarray:
             found = "the mask has 16-bit colour, of which only values from 256 on can be told from 0"
             raise DataError(f"{path}: {found}. Save it with 8 bits, or as 16-bit gray.")
         bound = 127 if file.format in _LOSSY else 0
-        upright = _upright(file)
+        upright = _upright(file, path)
         if upright.mode.startswith(("I", "F")):
             mask = np.asarray(np.asarray(upright) > 0)
         else:

@@ -5,7 +5,7 @@ import pytest
 import tifffile
 from PIL import Image, TiffImagePlugin
 
-from bikd_fast.data import DataError, decode_image, decode_mask, picture_size
+from bikd_fast.data import DataError, decode_image, decode_mask, picture_array, picture_size
 
 TURNS = {  # by EXIF orientation, what makes the stored picture upright
     1: lambda x: x,
@@ -108,7 +108,7 @@ def test_planes_of_sixteen_bits_are_read_or_refused(tmp_path):
         planes = (values.transpose(2, 0, 1).astype(np.uint16) * depth).astype(np.uint8 if depth == 1 else np.uint16)
         tifffile.imwrite(tmp_path / f"{name}.tif", planes, photometric="rgb", planarconfig="separate", **options)
     assert np.array_equal(decode_image(tmp_path / "8.tif"), values) and np.array_equal(decode_image(tmp_path / "16z.tif"), values)
-    for read in (decode_image, lambda path: decode_mask(path, None)):
+    for read in (decode_image, lambda path: decode_mask(path, None), lambda path: picture_array(Image.open(path), path)):
         with pytest.raises(DataError, match=r"16\.tif: uncompressed planes of 16-bit colour.*Save it"):
             read(tmp_path / "16.tif")
 
