@@ -95,6 +95,16 @@ def test_wrong_arguments(tmp_path):
         open_dataset("btad", None, ["all"])
 
 
+@pytest.mark.parametrize(
+    ("place", "format"), [("good", "folder"), (".", "folder"), ("train/good", "mvtec"), ("01/train/ok", "btad")]
+)
+def test_embedded_set_is_not_written_into_a_data_set(tmp_path, put, place, format):
+    put(f"parts/{place}/0.png")
+    with pytest.raises(DataError, match=rf"parts: holds pictures in the layout of {format}, .*Give --data.format {format}, or"):
+        open_dataset("textures", tmp_path / "parts")
+    assert not list((tmp_path / "parts").glob("textures-*"))
+
+
 def test_btad(tmp_path, put, put_mask):
     mvtec(put, put_mask, name="01", good="ok", kind="ko", suffix="bmp")
     for i in range(2):
