@@ -215,6 +215,13 @@ def test_folder_of_several_categories(tmp_path, put):
     assert [c.name for c in open_dataset("folder", tmp_path / "shop", ["all"])] == ["cup", "plate"]
 
 
+@pytest.mark.parametrize("root", ["set", "set/nut"])
+def test_folder_does_not_take_the_parts_of_another_layout_for_categories(tmp_path, put, put_mask, root):
+    mvtec(put, put_mask)
+    with pytest.raises(DataError, match=rf"{root}: its good pictures lie in train/good, .* Give --data.format mvtec"):
+        open_dataset("folder", tmp_path / root)
+
+
 def test_folder_errors(tmp_path, put):
     (tmp_path / "bare").mkdir()
     with pytest.raises(DataError, match=r"bare: no pictures and no folder good"):
