@@ -111,12 +111,22 @@ def absolute(config: RunConfig) -> RunConfig:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tune/search.py", description=__doc__, allow_abbrev=False, add_help=False)
     add = parser.add_argument
-    add("--trials", type=int, default=Options.trials, help="settings to try")
+    add("--trials", type=int, default=Options.trials, help="settings to try; default %(default)s")
     add("--output", help="folder for best.yaml, trials.csv, search.html")
     add("--resume", metavar="DIR", help="go on with the search in DIR")
-    add("--scheduler", choices=("asha", "pbt"), default="asha", help="which trials go on: successive halving, or a population")
-    add("--searcher", choices=("random", "optuna"), default="random", help="what is tried next")
-    add("--objective", choices=("simulated", "labelled"), default="simulated", help="what trials are judged by")
+    add(
+        "--scheduler",
+        choices=("asha", "pbt"),
+        default="asha",
+        help="which trials go on: successive halving, or a population; default %(default)s",
+    )
+    add("--searcher", choices=("random", "optuna"), default="random", help="what is tried next; default %(default)s")
+    add(
+        "--objective",
+        choices=("simulated", "labelled"),
+        default="simulated",
+        help="what trials are judged by; default %(default)s",
+    )
     add("--validation", metavar="DIR", help="labelled pictures, laid out as data.format, for --objective labelled")
     add("--space", metavar="FILE", help="YAML that narrows or widens what is searched (docs/search.md)")
     add(
@@ -126,18 +136,28 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="settings (YAML) to try first, best_trial.yaml of another search for one",
     )
-    add("--categories", type=int, default=Options.categories, help="most categories that a trial trains; 0: all of the job's")
+    add(
+        "--categories",
+        type=int,
+        default=Options.categories,
+        help="most categories that a trial trains, 0: all of the job's; default %(default)s",
+    )
     add("--latency", action="store_true", help="also prefer fast detectors; needs --searcher optuna")
     add(
         "--gain-seeds",
         type=int,
         default=Options.gain_seeds,
-        help="new seeds that best and default are trained with; 0: no gain",
+        help="new seeds that best and default are trained with, 0: no gain; default %(default)s",
     )
     add("--address", help="of a Ray cluster; default RAY_ADDRESS, else one is started here")
     add("--storage", help="folder visible on every node, or a bucket (s3://...); default DIR/ray")
     add("--gpus-per-trial", type=float, help="may be a fraction; default 1 where there are GPUs")
-    add("--ranks-per-trial", type=int, default=1, help="processes a trial, trained by DeepSpeed in a Ray Train worker group")
+    add(
+        "--ranks-per-trial",
+        type=int,
+        default=1,
+        help="processes a trial; several are a Ray Train worker group under DeepSpeed; default %(default)s",
+    )
     return parser
 
 

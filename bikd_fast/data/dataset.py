@@ -39,6 +39,7 @@ def _readers(format: str, root: Path | None) -> dict[str, Callable[[], Category]
     if format not in FORMATS:
         raise DataError(f"data format {format!r} is unknown; there are: {', '.join(FORMATS)}")
     if format == "textures":
+        _no_data_set(root)
         root = ensure_textures(root)
         format = "mvtec"
     elif root is None:
@@ -53,6 +54,21 @@ def _readers(format: str, root: Path | None) -> dict[str, Callable[[], Category]
         return {name: partial(read_folder, name, folder) for name, folder in find_folder(root).items()}
     good = "ok" if format == "btad" else GOOD
     return {name: partial(read_mvtec, name, folder, good) for name, folder in find_mvtec(root, good).items()}
+
+
+def _no_data_set(root: Path | None) -> None:
+    """Whoever names a folder of pictures and no format wants these pictures, not the embedded ones written among them."""
+    if root is None or not root.is_dir():
+        return
+    for name in FORMATS[1:]:
+        try:
+            _readers(name, root)
+        except DataError:
+            continue
+        raise DataError(
+            f"{root}: holds pictures in the layout of {name}, and data.format textures would write the embedded set beside them. "
+            f"Give --data.format {name}, or another folder to keep the embedded set in."
+        )
 
 
 def describe(categories: Sequence[Category]) -> str:

@@ -17,9 +17,11 @@ HELD_OUT = 5  # one in so many
 
 
 def find_folder(root: Path) -> dict[str, Path]:
-    """The categories under root by name. Raises DataError if there is neither a picture nor a folder good."""
+    """The categories under root by name. Raises DataError if neither a picture nor a folder good is where it should be."""
     if (root / "good").is_dir() or list_pictures(root):
         return {root.resolve().name: root}
+    if any((place / "train" / "good").is_dir() for place in (root, *sub_folders(root))):  # train and test are no categories
+        raise DataError(f"{root}: its good pictures lie in train/good, which is MVTec AD's layout. Give --data.format mvtec.")
     found = {f.name: f for f in sub_folders(root) if (f / "good").is_dir()}
     if not found:
         raise DataError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import timm
@@ -145,7 +146,7 @@ def _extractor(name: str, **wanted: Any) -> Any:
     except _REFUSALS as error:
         if "img_size" in wanted:
             raise _unreadable(name, wanted["img_size"], error) from error
-        close = timm.list_models(f"*{name.split('_')[0]}*")[:8]
+        close = get_close_matches(name, timm.list_models(), n=8) or timm.list_models(f"*{name.split('_')[0]}*")[:8]
         raise WeightsError(
             f"model.teacher: timm has no feature extractor {name!r} ({_reason(error)}). Close names: {', '.join(close) or 'none'}; "
             "`timm.list_models()` lists all."

@@ -10,39 +10,64 @@ from dataclasses import dataclass, field, fields
 
 @dataclass(frozen=True)
 class KindShares:
-    """How often each kind of defect is drawn, relative to the others; 0 leaves a kind out."""
+    """How often each kind of defect is drawn, relative to the others; 0 leaves a kind out.
 
-    blend: float = 2.0  # Perlin blobs filled with foreign content
-    patch: float = 2.0  # a piece of the same picture moved, turned or mirrored, or of another picture
-    scar: float = 0.75  # the same, long and thin
-    curve: float = 1.5  # scratches and fibres: thin bent lines, bright or dark
-    warp: float = 1.25  # a local displacement that leaves the colours alone
-    stain: float = 3.0  # a shift of brightness or colour
-    blur: float = 0.75  # smeared or over-sharp texture
-    missing: float = 1.0  # a part replaced by the colour of its surroundings or of the background
-    hole: float = 1.25  # small dark or bright spots
-    relief: float = 1.0  # a dent or a bump: bright on one side, in a drawn direction, dark on the other, a little warped
+    Args:
+        blend: Perlin blobs filled with foreign content.
+        patch: a piece of the same picture moved, turned or mirrored, or of another picture.
+        scar: such a piece, long and thin.
+        curve: scratches and fibres: thin bent lines, bright or dark.
+        warp: a local displacement that leaves the colours alone.
+        stain: a shift of brightness or colour.
+        blur: smeared or over-sharp texture.
+        missing: a part replaced by the colour of its surroundings or of the background.
+        hole: small dark or bright spots.
+        relief: a dent or a bump: bright on one side, in a drawn direction, dark on the other, a little warped.
+    """
+
+    blend: float = 2.0
+    patch: float = 2.0
+    scar: float = 0.75
+    curve: float = 1.5
+    warp: float = 1.25
+    stain: float = 3.0
+    blur: float = 0.75
+    missing: float = 1.0
+    hole: float = 1.25
+    relief: float = 1.0
 
 
 @dataclass(frozen=True)
 class SourceShares:
-    """Where foreign content comes from, relative shares; textures count only if a folder of them was given."""
+    """Where foreign content comes from, relative shares; textures count only if a folder of them was given.
 
-    picture: float = 1.0  # another training picture
-    texture: float = 1.0  # a picture of the texture folder
-    shuffle: float = 0.5  # the picture itself, its 8 x 8 grid shuffled
+    Args:
+        picture: another training picture.
+        texture: a picture of the texture folder (data.textures).
+        shuffle: the picture itself, its 8 x 8 grid shuffled.
+    """
+
+    picture: float = 1.0
+    texture: float = 1.0
+    shuffle: float = 0.5
 
 
 @dataclass(frozen=True)
 class SimulationConfig:
     """Simulated anomalies. Lengths are in pixels of a 256-pixel picture and grow with the picture.
 
-    opacity: range of the blend's opacity. coverage: range of a blob's or patch's area as a share of the picture (of the
-    foreground for blobs), drawn log-uniformly. scale: factor on the size of every defect. feather: range of the soft
-    edge's width. photometric: strength of brightness and colour changes of pasted content, 0 is off. foreground:
-    defects only on the object, where one is found. cleanup: label what visibly changed, without specks, and restore
-    the rest; off: the label is the drawn outline. nuisance: strength of the harmless noise of n(x), 0 is off.
-    Raises ValueError for a range that is empty or out of bounds, and for shares that are negative or all zero.
+    Args:
+        opacity: range of the blend's opacity, as [low, high].
+        coverage: range of a blob's or patch's area as a share of the picture (of the foreground for blobs), drawn log-uniformly.
+        scale: factor on the size of every defect.
+        feather: range of the soft edge's width.
+        photometric: strength of brightness and colour changes of pasted content, 0 is off.
+        foreground: defects only on the object, where one is found.
+        cleanup: label what visibly changed, without specks, and restore the rest; off: the label is the drawn outline.
+        nuisance: strength of the harmless noise of n(x), 0 is off.
+
+    Raises:
+        ValueError: a range that is empty or out of bounds, or shares that are negative or all zero.
     """
 
     kinds: KindShares = field(default_factory=KindShares)

@@ -22,10 +22,12 @@ from bikd_fast.data.cache import identity
 from bikd_fast.data.cache_folder import cache_folder
 from bikd_fast.data.listing import require_pictures
 from bikd_fast.data.store import Store
+from bikd_fast.errors import UserError
 from bikd_fast.files import write_text
 from bikd_fast.inference.calibration import calibrate, measure_good
 from bikd_fast.inference.diagnostics import TRAINING
 from bikd_fast.models.detector import FILE_NAME, Detector
+from bikd_fast.models.weights import WeightsError
 from bikd_fast.training import user_config
 from bikd_fast.training.after import diagnose, pictures_changed, record
 from bikd_fast.training.agreement import alike
@@ -83,9 +85,10 @@ def _train(config: RunConfig, ranks: Ranks, stay: ExitStack) -> Path:
             continue
         try:
             train_one(config, name, group, folder, ranks)
-        except ConfigError:
-            if fresh and not trained:
-                release(run)  # so that the setting can be mended
+        except UserError as error:
+            everyones = ranks.places == 1 or isinstance(error, ConfigError | WeightsError)  # or others may still train here
+            if fresh and everyones and not any(run.rglob("*.safetensors")):
+                release(run)  # nothing was made: the setting can be mended
             raise
         trained += 1
     meet(ranks)

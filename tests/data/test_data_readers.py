@@ -95,6 +95,16 @@ def test_wrong_arguments(tmp_path):
         open_dataset("btad", None, ["all"])
 
 
+@pytest.mark.parametrize(
+    ("place", "format"), [("good", "folder"), (".", "folder"), ("train/good", "mvtec"), ("01/train/ok", "btad")]
+)
+def test_embedded_set_is_not_written_into_a_data_set(tmp_path, put, place, format):
+    put(f"parts/{place}/0.png")
+    with pytest.raises(DataError, match=rf"parts: holds pictures in the layout of {format}, .*Give --data.format {format}, or"):
+        open_dataset("textures", tmp_path / "parts")
+    assert not list((tmp_path / "parts").glob("textures-*"))
+
+
 def test_btad(tmp_path, put, put_mask):
     mvtec(put, put_mask, name="01", good="ok", kind="ko", suffix="bmp")
     for i in range(2):
@@ -203,6 +213,13 @@ def test_folder_of_several_categories(tmp_path, put):
         for i in range(2):
             put(f"shop/{name}/good/{i}.png")
     assert [c.name for c in open_dataset("folder", tmp_path / "shop", ["all"])] == ["cup", "plate"]
+
+
+@pytest.mark.parametrize("root", ["set", "set/nut"])
+def test_folder_does_not_take_the_parts_of_another_layout_for_categories(tmp_path, put, put_mask, root):
+    mvtec(put, put_mask)
+    with pytest.raises(DataError, match=rf"{root}: its good pictures lie in train/good, .* Give --data.format mvtec"):
+        open_dataset("folder", tmp_path / root)
 
 
 def test_folder_errors(tmp_path, put):

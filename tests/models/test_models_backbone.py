@@ -178,9 +178,13 @@ def test_an_unreachable_hub_names_the_two_other_ways(monkeypatch):
         Backbone("resnet18").load("hub")
 
 
-def test_an_unknown_backbone_names_close_ones():
-    with pytest.raises(WeightsError, match="resnet18"):
-        Backbone("resnet18x")
+@pytest.mark.parametrize(
+    ("name", "close"),
+    [("resnet18x", "resnet18"), ("ResNet18", "resnet18"), ("wideresnet50", "wide_resnet50_2"), ("swin", "swin_s3_base_224")],
+)
+def test_an_unknown_backbone_names_close_ones(name, close):
+    with pytest.raises(WeightsError, match=rf"Close names: .*\b{close}[,;]"):
+        Backbone(name)
 
 
 def test_a_stride_that_does_not_exist():

@@ -12,6 +12,7 @@ from bikd_fast.config import ConfigError, MapConfig, RunConfig, TrainingConfig
 from bikd_fast.config_checks import check
 from bikd_fast.data import Sample
 from bikd_fast.data.cache import identity
+from bikd_fast.errors import UserError
 from bikd_fast.training import distributed
 from bikd_fast.training.folder import DONE, fingerprint, finish
 from bikd_fast.training.run import foreign_textures, split, train
@@ -73,6 +74,24 @@ def test_a_folder_with_another_run_is_refused(tiny_mvtec, tmp_path, ranks):
     assert (tmp_path / "run" / DONE).is_file()  # what was refused leaves the other run as it was
     train(settings(tiny_mvtec, tmp_path / "run", "--seed", "5", "--resume", "never"), ranks)
     assert not (tmp_path / "run" / DONE).exists()
+
+
+@pytest.mark.parametrize(
+    ("refused", "mended"),
+    [
+        (("--model.teacher", "resnet81"), ()),
+        (("--model.weights", "no.safetensors"), ("--model.weights", "random")),
+        ((), ("--data.on_bad_image", "skip")),
+    ],
+    ids=["teacher", "weights", "picture"],
+)
+def test_what_was_refused_before_anything_was_made_can_be_mended_in_the_same_folder(tiny_mvtec, tmp_path, ranks, refused, mended):
+    shutil.copytree(tiny_mvtec / "stripes", tmp_path / "data/stripes")
+    if not refused:
+        (tmp_path / "data/stripes/train/good/003.png").write_bytes(b"cut short")
+    with pytest.raises(UserError, match=r"teacher: timm has no|weights: no file|003.png: its 9 bytes"):
+        train(settings(tmp_path / "data", tmp_path / "run", *refused), ranks)
+    train(settings(tmp_path / "data", tmp_path / "run", *mended), ranks)
 
 
 def test_another_category_or_map_is_another_run(tiny_mvtec, tmp_path, ranks):

@@ -41,6 +41,10 @@ def test_every_configuration_can_work(path):
     check(parse_run(run_parser("test", ""), ["--config", str(path)]))
 
 
+def test_every_option_says_what_it_does():
+    assert [action.dest for action in run_parser("test", "")._actions if not action.help] == []
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_stopped_and_resumed_it_ends_as_if_undisturbed(tiny_mvtec, tmp_path, ranks, name):
     whole = train(settings(name, tiny_mvtec, tmp_path / "whole"), ranks)

@@ -9,9 +9,15 @@ from bikd_fast.config_checks import check
 from bikd_fast.search.settings import TEACHER_RATE, apply, plain, read
 from bikd_fast.search.trial import rungs
 from tune.schedule import clipped, scheduler
+from tune.search import _parser
 from tune.space import KNOWN, MAPS, SPACE, Choice, Range, check_ends, first_points, inside, load
 
 BASE = plain(RunConfig())
+
+
+def test_every_default_stands_in_the_help():
+    chosen = [action for action in _parser()._actions if action.default not in (None, False, [])]
+    assert len(chosen) == 7 and all("default %(default)s" in action.help for action in chosen)
 
 
 def test_defaults_lie_inside_and_every_corner_makes_settings_that_can_work():
