@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
+from typing import NoReturn
 
 from jsonargparse import ArgumentParser
 
@@ -17,9 +20,23 @@ __all__ = ["guarded", "join_lists", "load_run", "parse_run", "run_config", "run_
 _LISTS = ("--data.category", "--model.strides")
 
 
+class _Parser(ArgumentParser):
+    """Tells a mistyped setting the names like it."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        unknown = re.match(r"(?:unrecognized arguments: --|Option '|Group '([\w.]+)' does not accept option ')([\w.]+)", message)
+        if unknown:
+            key, known = ".".join(filter(None, unknown.groups())), [action.dest for action in self._actions]
+            last = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
+            close = get_close_matches(key, known) or last
+            message += f". Close names: {', '.join(close)}" if close else ""
+        super().error(message, ex)
+
+
 def run_parser(program: str, description: str) -> ArgumentParser:
     """Parser over every field of :class:`RunConfig`, with ``--config FILE`` and ``--print_config``."""
-    parser = ArgumentParser(prog=program, description=description, default_env=False)
+    usage = f"{program} [--config FILE] [--KEY VALUE ...] [--help]"  # by itself one name a setting: an error below it is not seen
+    parser = _Parser(prog=program, usage=usage, description=description, default_env=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the settings below")
     parser.add_argument("--local_rank", type=int, default=-1, help="given by the DeepSpeed launcher; not for people")
     parser.add_class_arguments(RunConfig)

@@ -14,6 +14,7 @@ from bikd_fast.data.listing import list_pictures, match_masks, require_pictures,
 from bikd_fast.data.samples import Category, Sample
 
 HELD_OUT = 5  # one in so many
+PARTS = ("good", "test_good", "defects", "masks")
 
 
 def find_folder(root: Path) -> dict[str, Path]:
@@ -47,6 +48,9 @@ def read_folder(name: str, root: Path) -> Category:
             f"no folder test_good: every {HELD_OUT}th good picture by name, {len(held)} of {len(held) + len(good)}, "
             "was held out for testing"
         )
+    others = [f.name for f in sub_folders(root) if f.name not in PARTS and list_pictures(f)]
+    if others:
+        note += f"{'; ' * bool(note)}pictures of other folders than {', '.join(PARTS)} were not looked at: {', '.join(others)}"
     test = [Sample(p) for p in held] + _defects(root / "defects", root / "masks")
     return Category(name, [Sample(p) for p in good], test, note)
 

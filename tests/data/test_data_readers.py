@@ -184,6 +184,14 @@ def test_folder_with_pictures_at_its_root(tmp_path, put):
     assert [len(cups.train), len(cups.test)] == [2, 1]
 
 
+def test_folder_says_which_pictures_it_did_not_look_at(tmp_path, put):
+    for name in ("good/0", "good/1", "defects/chip/0", "masks/chip/0", "abnormal/0", "NG/0"):
+        put(f"cups/{name}.png")
+    (tmp_path / "cups/notes").mkdir()
+    (cups,) = open_dataset("folder", tmp_path / "cups", ["all"])
+    assert "; " in cups.note and cups.note.endswith("were not looked at: NG, abnormal")
+
+
 def test_folder_with_defects_and_masks(tmp_path, put, put_mask):
     for i in range(3):
         put(f"cups/good/{i}.png")

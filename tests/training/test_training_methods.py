@@ -1,10 +1,12 @@
 """Every configuration of configs/: it parses, it trains under the same loop, resumable to the bit, and leaves a whole run."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from tiny import TINY, interrupted
 
@@ -43,6 +45,16 @@ def test_every_configuration_can_work(path):
 
 def test_every_option_says_what_it_does():
     assert [action.dest for action in run_parser("test", "")._actions if not action.help] == []
+
+
+@pytest.mark.parametrize("mistyped", ["trainin.steps", "training.stepz", "steps"])
+@pytest.mark.parametrize("by_file", [False, True], ids=["option", "file"])
+def test_a_mistyped_setting_is_told_names_like_it_and_no_list_of_all(mistyped, by_file, tmp_path, capsys):
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump({mistyped: 3}))
+    with pytest.raises(SystemExit):
+        parse_run(run_parser("test", ""), ["--config", str(tmp_path / "job.yaml")] if by_file else [f"--{mistyped}", "3"])
+    told = capsys.readouterr().err
+    assert re.search(rf"{mistyped.split('.')[-1]}\b.*Close names: .*\btraining\.steps\b", told) and len(told.splitlines()) <= 3
 
 
 @pytest.mark.parametrize("name", METHODS)
