@@ -51,7 +51,8 @@ def parse(words: Sequence[str]) -> tuple[Options, dict[str, Any], bool]:
         ConfigError: what cannot work, before anything is started.
     """
     from bikd_fast.search.settings import plain
-    from bikd_fast.search.trial import names_of
+    from bikd_fast.search.trial import groups_of
+    from bikd_fast.search.validation import foresee
 
     parser = _parser()
     given, rest = parser.parse_known_args(words)
@@ -79,13 +80,10 @@ def parse(words: Sequence[str]) -> tuple[Options, dict[str, Any], bool]:
         raise ConfigError("objective: labelled and --validation DIR (your labelled pictures) belong together.")
     config = absolute(replace(parse_run(run_parser("tune/search.py", ""), rest), output=None, resume="auto"))
     check(config)
-    if options.validation and config.data.root and Path(options.validation).resolve() == Path(config.data.root).resolve():
-        raise ConfigError(
-            "validation: that is the data set itself, whose test pictures must choose nothing. Name another folder."
-        )
     if options.validation:
         options.validation = str(Path(options.validation).resolve())
-    names_of(config)  # the embedded set is written before workers ask for it, and a missing one is told now
+    # the embedded set is written before workers ask for it, and a missing one is told now
+    foresee(config, groups_of(config), options.validation)
     base = plain(config)
     space, maps = spaces.load(Path(options.space) if options.space else None, options.latency)
     spaces.first_points(space, base, [])

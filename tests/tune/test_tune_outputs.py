@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+import shutil
 
 import pytest
 from locked import another
@@ -255,10 +256,24 @@ def test_a_damaged_search_is_not_taken_up(tmp_path, content, said):
         parse(["--resume", str(tmp_path)])
 
 
-def test_the_data_set_itself_is_no_validation_set(tiny_mvtec, tmp_path):
-    words = ["--output", str(tmp_path / "new"), "--data.format", "mvtec", "--data.root", str(tiny_mvtec)]
-    with pytest.raises(ConfigError, match=r"validation: that is the data set itself"):
-        main([*words, "--objective", "labelled", "--validation", str(tiny_mvtec)])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--validation", "{root}"], "validation: .* is the data set itself"),
+        (["--validation", "{root}/stripes", "--data.category", "stripes"], "validation: .* is the data set itself, or a part"),
+        (["--validation", "{root}/nowhere"], "validation: .*nowhere: no such folder"),
+        (["--validation", "{good}"], "needs good pictures and defects with masks"),
+        (["--data.holdout", "0.2"], ": 2 good pictures are held out, and judging needs at least 4"),
+    ],
+    ids=["whole", "part", "nowhere", "unlabelled", "few"],
+)
+def test_what_no_trial_could_be_judged_by_is_told_before_anything_starts(tiny_mvtec, tmp_path, words, said):
+    shutil.copytree(tiny_mvtec / "stripes/train", tmp_path / "good/stripes/train")
+    words = [word.format(root=tiny_mvtec, good=tmp_path / "good") for word in words]
+    words += ["--objective", "labelled"] if "--validation" in words else []
+    with pytest.raises(UserError, match=said):
+        parse(["--output", str(tmp_path / "new"), "--data.format", "mvtec", "--data.root", str(tiny_mvtec), *words])
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_folder_in_which_another_process_searches_is_left_alone(tmp_path):
