@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import ray
 from ray import tune
 
+from bikd_fast.errors import UserError
 from bikd_fast.search.settings import apply
 from bikd_fast.search.trial import plan_of
 from bikd_fast.search.worker import METRIC, Worker, resource
@@ -20,7 +22,7 @@ from tune import cluster
 from tune import space as spaces
 from tune.records import Recorder, Row, best_of, best_values, gain_rows, read_rows
 from tune.schedule import PARTS, scheduler, searcher
-from tune.state import GAIN, NEW_SEED, RESULTS, Options, kept, read_settings, remember
+from tune.state import GAIN, NEW_SEED, RESULTS, Options, keep_space, kept, read_settings, remember
 
 RETRIES = 3  # of a trial whose worker was lost; a trial that fails by itself is not tried again
 
@@ -28,20 +30,27 @@ RETRIES = 3  # of a trial whose worker was lost; a trial that fails by itself is
 def search(options: Options, base: dict[str, Any], resumed: bool) -> bool:
     """Run or take up the trials; True when all came to their end."""
     folder = Path(options.output).resolve()
+    record = folder / RESULTS
+    begun = bool(read_rows(record))
     space, maps = spaces.load(Path(options.space) if options.space else None, options.latency)
-    first = spaces.first_points(space, base, [read_settings(path) for path in options.first])[: options.trials]
+    first = spaces.first_points(space, base, [] if begun else [read_settings(path) for path in options.first])
+    first = first[: options.trials]
     if resumed:
         remember(options, base, taken_up=True)
     else:
-        remember(options, base, space={key: str(entry) for key, entry in space.items()}, default=first[0], seconds=0.0)
+        here = f"{folder.name}-{uuid.uuid4().hex[:8]}"  # in a storage that other searches use too
+        told = {key: str(entry) for key, entry in space.items()}
+        keep_space(options)
+        remember(options, base, space=told, default=first[0], seconds=0.0, name=here)
+    storage, name = _place(options, folder, "trials")
+    if begun and not tune.Tuner.can_restore(f"{storage.rstrip('/')}/{name}"):
+        raise UserError(f"{storage}/{name}: holds nothing of this search, which cannot go on without. Restore it, or search anew.")
     began, found = time.time(), cluster.connect(options.address, options.gpus_per_trial)
     own, gpus, at_once = cluster.shares(found, options.gpus_per_trial, options.ranks_per_trial)
     config = apply(base, {})
     parts = PARTS if options.scheduler == "pbt" else 0
     plan = plan_of(config, config.seed, options.categories, parts=parts)
-    storage, name = _place(options, folder, "trials")
     job = _job(options, base, storage, name, gpus, grid=maps, order=config.seed, most=options.categories, parts=parts)
-    record = folder / RESULTS
     try:
         trainable = tune.with_resources(tune.with_parameters(Worker, job=job), own)
         fit(
@@ -127,6 +136,10 @@ def fit(
     path = f"{storage.rstrip('/')}/{name}"
     if record.is_file() and tune.Tuner.can_restore(path):
         tuner = tune.Tuner.restore(path, trainable, resume_unfinished=True, resume_errored=True, param_space=dict(space))
+        there: Any = tuner._local_tuner
+        for part in (*there._run_config.callbacks, there._tune_config.scheduler):
+            if hasattr(part, "record"):  # Ray kept it as it was then; the folder may have been moved, or be a copy
+                part.record = str(record)
     else:
         tuner = tune.Tuner(
             trainable,
@@ -161,8 +174,7 @@ def _tidy(work: str | None, keep: Row | None = None) -> None:
 def _place(options: Options, folder: Path, what: str) -> tuple[str, str]:
     if options.storage is None:
         return str(folder / "ray"), what
-    storage = options.storage if "://" in options.storage else str(Path(options.storage).resolve())
-    return storage, f"{folder.name}-{what}"
+    return options.storage, f"{kept(folder).get('name', folder.name)}-{what}"
 
 
 def _job(options: Options, base: Mapping[str, Any], storage: str, name: str, gpus: float, **more: Any) -> dict[str, Any]:

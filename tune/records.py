@@ -66,11 +66,11 @@ class Recorder(Callback):
     """Appends to a file what becomes of every trial."""
 
     def __init__(self, path: Path) -> None:
-        self.path = str(path)
+        self.record = str(path)
 
     def _write(self, what: str, trial: Any, **more: Any) -> None:
         row = {"what": what, "trial": trial.trial_id, "time": round(time.time(), 2), **more}
-        with Path(self.path).open("a") as file:
+        with Path(self.record).open("a") as file:
             file.write(json.dumps(row) + "\n")
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:

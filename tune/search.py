@@ -61,11 +61,15 @@ def parse(words: Sequence[str]) -> tuple[Options, dict[str, Any], bool]:
         print("\nand every option of `bikd train` (bikd train --help): they describe the job that is searched for.")
         raise SystemExit(0)
     if given.resume is not None:
-        return _taken_up(given, rest)
+        return _taken_up(given, words, rest)
     if given.output is None:
         raise ConfigError("output: name the folder that the search is to fill: --output DIR.")
-    chosen: dict[str, Any] = vars(given) | {"first": tuple(given.first)}
+    chosen: dict[str, Any] = vars(given) | {"first": tuple(str(Path(file).resolve()) for file in given.first)}
     options = Options(**{key: value for key, value in chosen.items() if key != "resume"})
+    for key in ("space", "storage", "validation"):  # it may be taken up from another folder
+        path = getattr(options, key)
+        if path and "://" not in path:
+            setattr(options, key, str(Path(path).resolve()))
     if (Path(options.output) / STATE).is_file():
         raise ConfigError(
             f"output: {options.output} holds a search. Go on with --resume {options.output}, or name another folder."
@@ -80,8 +84,6 @@ def parse(words: Sequence[str]) -> tuple[Options, dict[str, Any], bool]:
         raise ConfigError("objective: labelled and --validation DIR (your labelled pictures) belong together.")
     config = absolute(replace(parse_run(run_parser("tune/search.py", ""), rest), output=None, resume="auto"))
     check(config)
-    if options.validation:
-        options.validation = str(Path(options.validation).resolve())
     # the embedded set is written before workers ask for it, and a missing one is told now
     foresee(config, groups_of(config), options.validation)
     base = plain(config)
@@ -139,11 +141,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _taken_up(given: argparse.Namespace, rest: Sequence[str]) -> tuple[Options, dict[str, Any], bool]:
+def _taken_up(given: argparse.Namespace, words: Sequence[str], rest: Sequence[str]) -> tuple[Options, dict[str, Any], bool]:
     if not (Path(given.resume) / STATE).is_file():
         raise ConfigError(f"resume: {given.resume} holds no search (no {STATE} there).")
-    if rest:
-        raise ConfigError(f"resume: a search goes on with its own settings; leave out {' '.join(rest)}.")
+    others = [word for word in words if word.startswith("--") and word.partition("=")[0] not in ("--resume", "--address")]
+    if others or rest:
+        raise ConfigError(f"resume: a search goes on with its own settings; leave out {' '.join(dict.fromkeys([*others, *rest]))}.")
     options, base = taken_up(Path(given.resume))
     if given.address:
         options.address = given.address

@@ -1,23 +1,19 @@
-"""What a search leaves, from made-up records: best trial, gain, importance, page, command line. No cluster."""
+"""What a search leaves, from made-up records: best trial, gain, importance, page. No cluster."""
 
 import csv
 import json
 import math
 import re
-import shutil
 
 import pytest
-from locked import another
 
 from bikd_fast.arguments import load_run
-from bikd_fast.config import ConfigError, MapConfig, RunConfig
-from bikd_fast.errors import UserError
+from bikd_fast.config import MapConfig, RunConfig
 from bikd_fast.search.settings import plain
 from tune.findings import gain, importance, read
 from tune.outputs import write
 from tune.records import best_of, read_rows
 from tune.schedule import Asha
-from tune.search import main, parse
 from tune.space import SPACE, first_points
 
 BASE = plain(RunConfig())
@@ -217,69 +213,3 @@ def test_halving_remembers_what_a_killed_search_had_seen_and_never_stops_the_def
             scheduler.on_trial_add(None, trial)
         assert scheduler.on_trial_result(None, new, {"score": 0.75, "resource": 1}) == expected
         assert scheduler.on_trial_result(None, own, {"score": 0.1, "resource": 1}) == "CONTINUE"
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        ([], "output: name the folder"),
-        (["--resume", "nowhere"], "nowhere holds no search"),
-        (["--output", "{new}", "--latency"], "two objectives need --searcher optuna"),
-        (["--output", "{new}", "--scheduler", "pbt", "--searcher", "optuna"], "pbt changes settings by itself"),
-        (["--output", "{new}", "--scheduler", "pbt", "--ranks-per-trial", "2"], "one process a trial"),
-        (["--output", "{new}", "--objective", "labelled"], "belong together"),
-        (["--output", "{old}"], "holds a search"),
-        (["--resume", "{old}", "--seed", "1"], "leave out --seed 1"),
-        (["--output", "{new}", "--data.format", "mvtec", "--data.root", "{new}"], "no such folder"),
-        (["--output", "{new}", "--trials", "0"], "at least 1"),
-    ],
-)
-def test_mistakes_are_told_before_anything_starts(folder, tmp_path, words, said):
-    words = [word.format(new=tmp_path / "new", old=folder) for word in words]
-    with pytest.raises(Exception, match=re.escape(said)):
-        parse(words)
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ("{", "damaged"),
-        ("[]", "no state"),
-        ("{}", "missing 'options'"),
-        ('{"options": {"output": "x", "speed": 1}, "base": {}}', "speed"),
-        ('{"options": {"output": "x"}, "base": {"model": {"colour": 1}}}', "colour"),
-    ],
-)
-def test_a_damaged_search_is_not_taken_up(tmp_path, content, said):
-    (tmp_path / "search.json").write_text(content)
-    with pytest.raises(UserError, match=rf"{tmp_path}/search\.json: .*{said}.* another folder"):
-        parse(["--resume", str(tmp_path)])
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--validation", "{root}"], "validation: .* is the data set itself"),
-        (["--validation", "{root}/stripes", "--data.category", "stripes"], "validation: .* is the data set itself, or a part"),
-        (["--validation", "{root}/nowhere"], "validation: .*nowhere: no such folder"),
-        (["--validation", "{good}"], "needs good pictures and defects with masks"),
-        (["--data.holdout", "0.2"], ": 2 good pictures are held out, and judging needs at least 4"),
-    ],
-    ids=["whole", "part", "nowhere", "unlabelled", "few"],
-)
-def test_what_no_trial_could_be_judged_by_is_told_before_anything_starts(tiny_mvtec, tmp_path, words, said):
-    shutil.copytree(tiny_mvtec / "stripes/train", tmp_path / "good/stripes/train")
-    words = [word.format(root=tiny_mvtec, good=tmp_path / "good") for word in words]
-    words += ["--objective", "labelled"] if "--validation" in words else []
-    with pytest.raises(UserError, match=said):
-        parse(["--output", str(tmp_path / "new"), "--data.format", "mvtec", "--data.root", str(tiny_mvtec), *words])
-    assert not (tmp_path / "new").exists()
-
-
-def test_a_folder_in_which_another_process_searches_is_left_alone(tmp_path):
-    (tmp_path / "new").mkdir()
-    (tmp_path / "new/.lock").write_text("process 7 on node1")
-    told = r"another process \(process 7 on node1\) searches in .*new\."
-    with another(tmp_path / "new/.lock"), pytest.raises(ConfigError, match=told):
-        main(["--output", str(tmp_path / "new")])
-    assert [file.name for file in (tmp_path / "new").iterdir()] == [".lock"]
