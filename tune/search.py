@@ -31,13 +31,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with alone(folder, "searches"):
         done = search(options, base, resumed)
         found = write(folder)
-        if found.best is None:
+        if found.best is None and done:
             print(f"error: no trial came to a result; {folder / 'trials.csv'} has their reasons.", file=sys.stderr)
             return 1
-        if done and options.gain_seeds:
+        if found.best is not None and done and options.gain_seeds:
             done = gain(options, base, found.best)
             found = write(folder)
-    print(f"best     {folder / 'best.yaml'}: {found.holds}\ntrials   {folder / 'trials.csv'}\npage     {folder / 'search.html'}")
+    if found.best is not None:
+        print(f"best     {folder / 'best.yaml'}: {found.holds}")
+    print(f"trials   {folder / 'trials.csv'}\npage     {folder / 'search.html'}")
     if not done:
         print(f"interrupted; `python tune/search.py --resume {folder}` goes on.", file=sys.stderr)
         return 130

@@ -15,7 +15,7 @@ from bikd_fast.search.settings import plain
 from tune import drive
 from tune.search import main, parse
 from tune.space import SPACE, first_points
-from tune.state import Options, taken_up
+from tune.state import Options, remember, taken_up
 
 BASE = plain(RunConfig())
 OWN = first_points(SPACE, BASE, [])[0]
@@ -107,3 +107,17 @@ def test_a_storage_keeps_searches_of_one_name_apart_and_is_missed_where_it_is_go
     (moved / "results.jsonl").write_text(json.dumps({"what": "start", "trial": "a", "values": OWN}) + "\n")
     with pytest.raises(UserError, match=f"{places[1][0]}/{places[1][1]}: holds nothing of this search"):
         drive.search(options, base, True)
+
+
+@pytest.mark.parametrize(("done", "code", "said"), [(False, 130, "interrupted; "), (True, 1, "no trial came to a result")], ids=str)
+def test_interrupted_before_any_result_is_no_search_without_results(tiny_mvtec, tmp_path, monkeypatch, capsys, done, code, said):
+    def begun(options, base, resumed):
+        remember(options, base)
+        return done
+
+    monkeypatch.setattr(drive, "search", begun)
+    words = ["--data.format", "mvtec", "--data.root", str(tiny_mvtec), "--data.holdout", "0.4", "--output", str(tmp_path / "new")]
+    assert main(words) == code
+    told = capsys.readouterr()
+    assert said in told.err and "best.yaml" not in told.out
+    assert (f"--resume {tmp_path / 'new'}" in told.err) is not done
