@@ -74,6 +74,14 @@ def test_the_page_stands_alone_in_both_themes_and_escapes(folder):
     assert (folder / "search.html").read_text() == first
 
 
+def test_a_value_of_zero_where_factors_count_has_its_place_on_the_page(folder):
+    zero = {"training.teacher_rate": 0.0}  # of `training.teacher_rate: {values: [0.0, 0.1]}`, as a user may search
+    with (folder / "results.jsonl").open("a") as file:
+        file.write("\n" + json.dumps({"what": "result", "trial": "b", "values": OWN | zero, "result": result(3, 0.85)}) + "\n")
+    write(folder)
+    assert (folder / "search.html").read_text().count("<polyline") == 2 * 3
+
+
 def test_what_several_settings_made_is_not_the_best(folder):
     with (folder / "results.jsonl").open("a") as file:
         file.write("\n" + json.dumps({"what": "start", "trial": "p", "values": OWN}) + "\n")
