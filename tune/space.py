@@ -6,6 +6,7 @@ Every range holds the default, so that the first trial can be the defaults. Keys
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,9 @@ from typing import Any
 
 import yaml
 
-from bikd_fast.config import ConfigError, MapConfig
+from bikd_fast.config import ConfigError, MapConfig, RunConfig
 from bikd_fast.config_checks import check_values
-from bikd_fast.search.settings import TEACHER_RATE, apply, neat, read
+from bikd_fast.search.settings import TEACHER_RATE, apply, neat, plain, read
 from bikd_fast.simulation.kinds import KINDS
 
 
@@ -71,6 +72,14 @@ KNOWN: tuple[dict[str, Any], ...] = (  # first trials after the defaults: what d
     {"objective.beta": 0.0},  # one-way distillation: what the method has to beat
     {"training.lr_student": 0.002},
 )
+JUDGED_BY = ("seed", "data.format", "data.root", "data.category", "data.holdout", "data.on_bad_image")  # the same for all trials
+
+
+class _Loader(yaml.SafeLoader):
+    """Takes 1e-4 for a number, as `bikd train` does; to YAML 1.1 it is a text."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
 
 
 def load(path: Path | None, latency: bool = False) -> tuple[Space, dict[str, list[Any]]]:
@@ -87,7 +96,7 @@ def load(path: Path | None, latency: bool = False) -> tuple[Space, dict[str, lis
     if path is None:
         return space, maps
     try:
-        given = yaml.safe_load(path.read_text()) or {}
+        given = yaml.load(path.read_text(), Loader=_Loader) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"space: {path} cannot be read as YAML ({error}).") from error
     if not isinstance(given, dict):
@@ -101,9 +110,15 @@ def load(path: Path | None, latency: bool = False) -> tuple[Space, dict[str, lis
                 raise ConfigError(f"space: {key}: {value!r} is no list of values. Write [{value}], or null for none.")
             maps[name] = value or []
         elif value is None:
+            read(plain(RunConfig()), str(key))
             space.pop(key, None)
+        elif key in JUDGED_BY:
+            raise ConfigError(f"space: {key}: it changes the pictures that trials are judged by. They have to be the same for all.")
         else:
             space[key] = _entry(str(key), value)
+    for one, other in ((one, other) for one in space for other in space):
+        if other.startswith(f"{one}.") or (one, other) == ("training.lr_teacher", TEACHER_RATE):
+            raise ConfigError(f"space: {one} and {other} set the same. Leave one out: `{other}: null`, for one.")
     return space, maps
 
 
@@ -142,6 +157,8 @@ def first_points(space: Space, base: Mapping[str, Any], given: list[Mapping[str,
     """
     own = {key: neat(read(base, key)) for key in space}
     for key, entry in space.items():
+        if isinstance(entry, Range) and not isinstance(own[key], int | float):
+            raise ConfigError(f"space: {key}: the job's own value {own[key]} is no number. Write {{values: [...]}}.")
         if not inside(entry, own[key]):
             raise ConfigError(f"space: {key}: the job's own value {own[key]} lies outside {entry}. Widen the range.")
     points = [own]

@@ -87,6 +87,29 @@ def test_what_a_file_adds_is_tried_before_anything_starts(tmp_path, entry):
         check_ends(*load(tmp_path / "space.yaml"), BASE)
 
 
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("simulation.coverage: [0.01, 0.2]\nsimulation.coverage.1: null", "own value .* is no number"),
+        ("simulation.coverage: {values: [[0.004, 0.12], [0.01, 0.2]]}", "and simulation.coverage.1 set the same"),
+        ("training.lr_teacher: [1e-5, 1e-4, log]", "training.teacher_rate set the same"),
+        ("objective.bta: null", "objective.bta: there is no such setting"),
+        ("data.holdout: [0.1, 0.3]", "data.holdout: it changes the pictures that trials are judged by"),
+    ],
+    ids=["list", "part", "rate", "removed", "judged"],
+)  # fmt: skip
+def test_what_would_do_nothing_or_judge_unalike_is_told(tmp_path, entry, said):
+    (tmp_path / "space.yaml").write_text(entry)
+    with pytest.raises(ConfigError, match=said):
+        first_points(load(tmp_path / "space.yaml")[0], BASE, [])
+
+
+def test_numbers_are_read_as_a_job_reads_them(tmp_path):
+    (tmp_path / "space.yaml").write_text("training.lr_student: [1e-4, 1E-2, log]\ntraining.weight_decay: {values: [1e-4, 1.e-3]}")
+    space = load(tmp_path / "space.yaml")[0]
+    assert space["training.lr_student"] == Range(1e-4, 1e-2, log=True) and space["training.weight_decay"] == Choice((1e-4, 1e-3))
+
+
 def test_a_student_that_stands_still_has_no_rate_to_search():
     still = plain(RunConfig(training=TrainingConfig(lr_student=0.0, lr_teacher=0.0)))
     with pytest.raises(ConfigError, match=r"training\.lr_student: the job's own value 0\.0 lies outside"):
