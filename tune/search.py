@@ -76,8 +76,8 @@ def parse(words: Sequence[str]) -> tuple[Options, dict[str, Any], bool]:
         raise ConfigError(
             f"output: {options.output} holds a search. Go on with --resume {options.output}, or name another folder."
         )
-    if options.trials < 1 or options.gain_seeds < 0 or options.ranks_per_trial < 1:
-        raise ConfigError("trials and ranks-per-trial must be at least 1, gain-seeds at least 0.")
+    if options.trials < 1 or options.ranks_per_trial < 1 or min(options.gain_seeds, options.categories) < 0:
+        raise ConfigError("trials and ranks-per-trial must be at least 1, gain-seeds and categories at least 0.")
     if options.latency and options.searcher != "optuna":
         raise ConfigError("latency: two objectives need --searcher optuna.")
     if options.scheduler == "pbt" and (options.searcher != "random" or options.ranks_per_trial > 1):

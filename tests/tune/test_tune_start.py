@@ -36,6 +36,7 @@ OWN = first_points(SPACE, BASE, [])[0]
         (["--resume={old}", "--address=there:1", "--storage=elsewhere"], "leave out --storage"),
         (["--output", "{new}", "--data.format", "mvtec", "--data.root", "{new}"], "no such folder"),
         (["--output", "{new}", "--trials", "0"], "at least 1"),
+        (["--output", "{new}", "--categories", "-1"], "categories at least 0"),
     ],
 )
 def test_mistakes_are_told_before_anything_starts(tmp_path, words, said):
