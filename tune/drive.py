@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
@@ -20,7 +19,7 @@ from bikd_fast.search.trial import plan_of
 from bikd_fast.search.worker import METRIC, Worker, resource
 from tune import cluster
 from tune import space as spaces
-from tune.records import Recorder, Row, best_of, best_values, gain_rows, read_rows
+from tune.records import Recorder, Row, add, best_of, best_values, gain_rows, read_rows
 from tune.schedule import PARTS, scheduler, searcher
 from tune.state import GAIN, NEW_SEED, RESULTS, Options, keep_space, kept, read_settings, remember
 
@@ -160,8 +159,7 @@ def fit(
     if known:  # a trial that began after the last snapshot before a kill: Ray has forgotten it and drawn another in its place
         for row in read_rows(record):
             if row.status == "unfinished" and row.trial not in known:
-                with record.open("a") as file:
-                    file.write(json.dumps({"what": "gone", "trial": row.trial}) + "\n")
+                add(record, {"what": "gone", "trial": row.trial})
 
 
 def _tidy(work: str | None, keep: Row | None = None) -> None:

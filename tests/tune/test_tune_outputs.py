@@ -12,7 +12,7 @@ from bikd_fast.config import MapConfig, RunConfig
 from bikd_fast.search.settings import plain
 from tune.findings import gain, importance, read
 from tune.outputs import write
-from tune.records import best_of, read_rows
+from tune.records import Recorder, add, best_of, read_rows
 from tune.schedule import Asha
 from tune.space import SPACE, first_points
 
@@ -90,10 +90,15 @@ def test_what_several_settings_made_is_not_the_best(folder):
 
 
 def test_a_trial_that_was_forgotten_with_a_killed_driver_is_gone(folder):
-    with (folder / "results.jsonl").open("a") as file:
-        for entry in ({"what": "start", "trial": "f", "values": OWN}, {"what": "gone", "trial": "f"}):
-            file.write("\n" + json.dumps(entry))
+    for entry in ({"what": "start", "trial": "f", "values": OWN}, {"what": "gone", "trial": "f"}):
+        add(folder / "results.jsonl", entry)
     assert [row.trial for row in read_rows(folder / "results.jsonl")] == ["b", "a", "c", "d", "e"]
+
+
+def test_a_line_cut_short_does_not_take_the_next_one_with_it(folder):
+    assert not (folder / "results.jsonl").read_text().endswith("\n")
+    Recorder(folder / "results.jsonl").on_trial_start(0, [], _Trial("f", OWN))
+    assert read_rows(folder / "results.jsonl")[-1].values == OWN
 
 
 def test_no_result_no_best(tmp_path, folder):
