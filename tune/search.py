@@ -101,10 +101,10 @@ def absolute(config: RunConfig) -> RunConfig:
     def whole(path: str | None) -> str | None:
         return str(there_or_from_home(path).resolve()) if path else path
 
-    weights = config.model.weights
+    data, weights = config.data, config.model.weights
     return replace(
         config,
-        data=replace(config.data, root=whole(config.data.root), textures=whole(config.data.textures)),
+        data=replace(data, root=whole(data.root), textures=whole(data.textures), cache_dir=whole(data.cache_dir)),
         model=replace(config.model, weights=str(whole(weights)) if Path(weights).is_file() else weights),
         deepspeed_config=whole(config.deepspeed_config),
     )

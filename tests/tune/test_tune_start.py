@@ -9,11 +9,11 @@ from unittest.mock import Mock
 import pytest
 from locked import another
 
-from bikd_fast.config import ConfigError, RunConfig
+from bikd_fast.config import ConfigError, DataConfig, RunConfig
 from bikd_fast.errors import UserError
 from bikd_fast.search.settings import plain
 from tune import drive
-from tune.search import main, parse
+from tune.search import absolute, main, parse
 from tune.space import SPACE, first_points
 from tune.state import Options, remember, taken_up
 
@@ -80,6 +80,13 @@ def test_what_no_trial_could_be_judged_by_is_told_before_anything_starts(tiny_mv
     with pytest.raises(UserError, match=said):
         parse(["--output", str(tmp_path / "new"), "--data.format", "mvtec", "--data.root", str(tiny_mvtec), *words])
     assert not (tmp_path / "new").exists()
+
+
+def test_paths_of_the_job_are_of_the_folder_where_the_search_was_started(tmp_path, monkeypatch):
+    """Each trial has a folder of its own: a cache below that would be made anew for every one of them."""
+    monkeypatch.chdir(tmp_path)
+    data = absolute(RunConfig(data=DataConfig(root="parts", textures="other", cache_dir="cache"))).data
+    assert [data.root, data.textures, data.cache_dir] == [str(tmp_path / name) for name in ("parts", "other", "cache")]
 
 
 def test_a_folder_in_which_another_process_searches_is_left_alone(tmp_path):
