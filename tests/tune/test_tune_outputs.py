@@ -152,6 +152,19 @@ def test_the_jobs_own_settings_stand_unless_the_best_is_ahead_by_more_than_a_sta
     assert not read(folder).gains and not read(folder).kept
 
 
+def test_a_test_set_of_defects_alone_measures_what_it_can(folder):
+    test = {"brick": {"image_auroc": math.nan, "pixel_auroc": 0.9, "aupro": 0.8}}
+    lines = [
+        json.dumps({"what": what, "trial": f"{who}{seed}", "values": {"_who": who, "_of": "b", "seed": seed}, "result": found})
+        for seed in range(2)
+        for who in ("default", "best")
+        for found in [result(3, 0.8, test=test)]
+        for what in ("start", "result")
+    ]
+    (folder / "gain.jsonl").write_text("\n".join(lines))
+    assert [g.name for g in write(folder).gains] == ["objective", "test pixel_auroc", "test aupro"]
+
+
 def test_a_best_that_fails_with_new_seeds_is_not_recommended(folder):
     def line(who, seed, found):
         of = {"trial": f"{who}{seed}", "values": {"_who": who, "_of": "b", "seed": seed}}
