@@ -34,6 +34,10 @@ def search(options: Options, base: dict[str, Any], resumed: bool) -> bool:
     space, maps = spaces.load(Path(options.space) if options.space else None, options.latency)
     first = spaces.first_points(space, base, [] if begun else [read_settings(path) for path in options.first])
     first = first[: options.trials]
+    if begun:
+        _found_again("/".join(_place(options, folder, "trials")))
+    began, found = time.time(), cluster.connect(options.address, options.gpus_per_trial)
+    own, gpus, at_once = cluster.shares(found, options.gpus_per_trial, options.ranks_per_trial)
     if resumed:
         remember(options, base, taken_up=True)
     else:
@@ -42,10 +46,6 @@ def search(options: Options, base: dict[str, Any], resumed: bool) -> bool:
         keep_space(options)
         remember(options, base, space=told, default=first[0], seconds=0.0, name=here)
     storage, name = _place(options, folder, "trials")
-    if begun and not tune.Tuner.can_restore(f"{storage.rstrip('/')}/{name}"):
-        raise UserError(f"{storage}/{name}: holds nothing of this search, which cannot go on without. Restore it, or search anew.")
-    began, found = time.time(), cluster.connect(options.address, options.gpus_per_trial)
-    own, gpus, at_once = cluster.shares(found, options.gpus_per_trial, options.ranks_per_trial)
     config = apply(base, {})
     parts = PARTS if options.scheduler == "pbt" else 0
     plan = plan_of(config, config.seed, options.categories, parts=parts)
@@ -110,6 +110,16 @@ def gain(options: Options, base: dict[str, Any], best: Row) -> bool:
         ray.shutdown()
 
 
+def _found_again(place: str) -> None:
+    """Refuse to begin anew what was begun already.
+
+    Raises:
+        UserError: Ray has left nothing there that could go on.
+    """
+    if not tune.Tuner.can_restore(place):
+        raise UserError(f"{place}: holds nothing of this search, which cannot go on without. Restore it, or search anew.")
+
+
 def _ended(rows: list[Row], count: int) -> bool:
     """Whether there are so many trials and all are at their end."""
     return len(rows) >= count and all(row.status != "unfinished" for row in rows)
@@ -132,7 +142,7 @@ def fit(
     """Run the trials of an experiment, or what is left of them where it was begun before."""
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "2")  # between two snapshots that a killed driver is taken up from
-    path = f"{storage.rstrip('/')}/{name}"
+    path = f"{storage}/{name}"
     if record.is_file() and tune.Tuner.can_restore(path):
         tuner = tune.Tuner.restore(path, trainable, resume_unfinished=True, resume_errored=True, param_space=dict(space))
         there: Any = tuner._local_tuner
@@ -172,7 +182,7 @@ def _tidy(work: str | None, keep: Row | None = None) -> None:
 def _place(options: Options, folder: Path, what: str) -> tuple[str, str]:
     if options.storage is None:
         return str(folder / "ray"), what
-    return options.storage, f"{kept(folder).get('name', folder.name)}-{what}"
+    return options.storage.rstrip("/"), f"{kept(folder).get('name', folder.name)}-{what}"
 
 
 def _job(options: Options, base: Mapping[str, Any], storage: str, name: str, gpus: float, **more: Any) -> dict[str, Any]:

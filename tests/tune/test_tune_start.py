@@ -99,7 +99,8 @@ def test_a_folder_in_which_another_process_searches_is_left_alone(tmp_path):
 
 
 def test_a_storage_keeps_searches_of_one_name_apart_and_is_missed_where_it_is_gone(tmp_path, monkeypatch):
-    monkeypatch.setattr(drive.cluster, "connect", Mock(side_effect=InterruptedError))  # here it would begin
+    monkeypatch.setattr(drive.cluster, "connect", lambda *_: {"CPU": 1.0, "GPU": 0.0})
+    monkeypatch.setattr(drive, "plan_of", Mock(side_effect=InterruptedError))  # here it would begin
     places = []
     for where in ("mine", "yours"):
         options = Options(str(tmp_path / where / "found"), storage=str(tmp_path / "storage"))
@@ -129,3 +130,11 @@ def test_interrupted_before_any_result_is_no_search_without_results(tiny_mvtec, 
     told = capsys.readouterr()
     assert said in told.err and "best.yaml" not in told.out
     assert (f"--resume {tmp_path / 'new'}" in told.err) is not done
+
+
+def test_a_search_that_no_cluster_takes_may_be_said_anew_in_its_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(drive.cluster, "connect", lambda *_: {"CPU": 1.0, "GPU": 0.0})
+    options = Options(str(tmp_path / "new"), ranks_per_trial=2)
+    with pytest.raises(UserError, match=r"ranks-per-trial: .* does not fit"):
+        drive.search(options, BASE, False)
+    assert not (tmp_path / "new/search.json").exists()
