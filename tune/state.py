@@ -85,7 +85,7 @@ def taken_up(folder: Path) -> tuple[Options, dict[str, Any]]:
     try:
         options = Options(**found["options"] | {"output": str(folder)})
         options.first = tuple(options.first)
-        if (folder / SPACE_FILE).is_file():
+        if options.space and (folder / SPACE_FILE).is_file():
             options.space = str(folder / SPACE_FILE)
         apply(found["base"], {})
     except (KeyError, TypeError, ConfigError) as error:

@@ -108,9 +108,10 @@ def test_a_storage_keeps_searches_of_one_name_apart_and_is_missed_where_it_is_go
             drive.search(options, BASE, False)
         places.append(drive._place(options, Path(options.output), "trials"))
     assert places[0] != places[1]
+    (tmp_path / "yours/found/space.yaml").write_text("")  # of the user's, for another search
     moved = (tmp_path / "yours/found").rename(tmp_path / "moved")
     options, base = taken_up(moved)
-    assert drive._place(options, moved, "trials") == places[1]
+    assert options.space is None and drive._place(options, moved, "trials") == places[1]
     with pytest.raises(InterruptedError):  # nothing had begun
         drive.search(options, base, True)
     (moved / "results.jsonl").write_text(json.dumps({"what": "start", "trial": "a", "values": OWN}) + "\n")
