@@ -6,6 +6,7 @@ Every range holds the default, so that the first trial can be the defaults. Keys
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -140,7 +141,7 @@ def check_ends(space: Space, maps: Mapping[str, Sequence[Any]], base: Mapping[st
 
 def _entry(key: str, value: Any) -> Range | Choice:
     if isinstance(value, dict) and isinstance(value.get("values"), list) and value["values"]:
-        return Choice(tuple(value["values"]))
+        return Choice(tuple(map(_whole, value["values"])))
     numbers = value[:2] if isinstance(value, list) else []
     if len(numbers) == 2 and all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
         low, high, log = float(numbers[0]), float(numbers[1]), value[2:] == ["log"]
@@ -149,13 +150,18 @@ def _entry(key: str, value: Any) -> Range | Choice:
     raise ConfigError(f"space: {key}: {value} is neither [low, high], [low, high, log] with low < high, nor {{values: [...]}}.")
 
 
+def _whole(value: Any) -> Any:
+    """A list as its text, which settings are read from as well: Ray takes lists apart, and draws from what is in them."""
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
 def first_points(space: Space, base: Mapping[str, Any], given: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The first trials: the job's own settings, then the known good ones and those of ``given`` (whole settings), each once.
 
     Raises:
         ConfigError: a key of the space that is no setting, or a default outside its range.
     """
-    own = {key: neat(read(base, key)) for key in space}
+    own = {key: _whole(neat(read(base, key))) for key in space}
     for key, entry in space.items():
         if isinstance(entry, Range) and not isinstance(own[key], int | float):
             raise ConfigError(f"space: {key}: the job's own value {own[key]} is no number. Write {{values: [...]}}.")
@@ -166,7 +172,7 @@ def first_points(space: Space, base: Mapping[str, Any], given: list[Mapping[str,
         if all(key in space and inside(space[key], value) for key, value in change.items()):
             points.append(own | change)
     for settings in given:
-        there = {key: neat(read(settings, key)) for key in space}
+        there = {key: _whole(neat(read(settings, key))) for key in space}
         points.append({key: value if inside(space[key], value) else own[key] for key, value in there.items()})
     return [point for i, point in enumerate(points) if point not in points[:i]]
 
@@ -175,7 +181,7 @@ def inside(entry: Range | Choice, value: Any) -> bool:
     """Whether a value is one that could be drawn."""
     if isinstance(entry, Choice):
         return value in entry.values
-    return not isinstance(value, bool) and entry.low - 1e-9 <= value <= entry.high + 1e-9
+    return isinstance(value, int | float) and not isinstance(value, bool) and entry.low - 1e-9 <= value <= entry.high + 1e-9
 
 
 def to_ray(space: Space) -> dict[str, Any]:

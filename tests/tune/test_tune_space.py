@@ -2,6 +2,7 @@
 
 import pytest
 import yaml
+from ray.tune.search.variant_generator import _get_preset_variants
 
 from bikd_fast.arguments import load_run
 from bikd_fast.config import ConfigError, RunConfig, TrainingConfig
@@ -9,7 +10,7 @@ from bikd_fast.config_checks import check
 from bikd_fast.search.settings import TEACHER_RATE, apply, plain, read
 from bikd_fast.search.trial import rungs
 from tune.schedule import clipped, scheduler
-from tune.space import KNOWN, MAPS, SPACE, Choice, Range, check_ends, first_points, inside, load
+from tune.space import KNOWN, MAPS, SPACE, Choice, Range, check_ends, first_points, inside, load, to_ray
 
 BASE = plain(RunConfig())
 
@@ -102,6 +103,17 @@ def test_what_would_do_nothing_or_judge_unalike_is_told(tmp_path, entry, said):
     (tmp_path / "space.yaml").write_text(entry)
     with pytest.raises(ConfigError, match=said):
         first_points(load(tmp_path / "space.yaml")[0], BASE, [])
+
+
+def test_a_list_is_drawn_as_a_whole(tmp_path):
+    (tmp_path / "space.yaml").write_text("model.strides: {values: [[4, 8, 16], [8, 16, 32]]}\nmodel.size: {values: [0.25, 0.5]}")
+    space, maps = load(tmp_path / "space.yaml")
+    check_ends(space, maps, BASE)
+    points = first_points(space, BASE, [plain(apply(BASE, {"model.strides": [8, 16, 32]}))])
+    assert [apply(BASE, point).model.strides for point in (points[0], points[-1])] == [[4, 8, 16], [8, 16, 32]]
+    for point in points:
+        ((_, drawn),) = _get_preset_variants({"config": to_ray(space)}, point)  # as Ray begins a trial
+        assert drawn["config"] == point
 
 
 def test_numbers_are_read_as_a_job_reads_them(tmp_path):
