@@ -35,6 +35,9 @@ def search(options: Options, base: dict[str, Any], resumed: bool) -> bool:
     first = spaces.first_points(space, base, [] if begun else [read_settings(path) for path in options.first])
     first = first[: options.trials]
     if begun:
+        was = kept(folder).get("folder", str(folder))
+        if options.storage is None and was != str(folder):
+            raise UserError(f"{folder}: the search was begun as {was}, and Ray goes on nowhere else. Move it back there.")
         _found_again("/".join(_place(options, folder, "trials")))
     began, found = time.time(), cluster.connect(options.address, options.gpus_per_trial)
     own, gpus, at_once = cluster.shares(found, options.gpus_per_trial, options.ranks_per_trial)
@@ -44,7 +47,7 @@ def search(options: Options, base: dict[str, Any], resumed: bool) -> bool:
         here = f"{folder.name}-{uuid.uuid4().hex[:8]}"  # in a storage that other searches use too
         told = {key: str(entry) for key, entry in space.items()}
         keep_space(options)
-        remember(options, base, space=told, default=first[0], seconds=0.0, name=here)
+        remember(options, base, space=told, default=first[0], seconds=0.0, name=here, folder=str(folder))
     storage, name = _place(options, folder, "trials")
     config = apply(base, {})
     parts = PARTS if options.scheduler == "pbt" else 0
@@ -147,7 +150,7 @@ def fit(
         tuner = tune.Tuner.restore(path, trainable, resume_unfinished=True, resume_errored=True, param_space=dict(space))
         there: Any = tuner._local_tuner
         for part in (*there._run_config.callbacks, there._tune_config.scheduler):
-            if hasattr(part, "record"):  # Ray kept it as it was then; the folder may have been moved, or be a copy
+            if hasattr(part, "record"):  # Ray kept it as it was then; with --storage the folder may have been moved
                 part.record = str(record)
     else:
         tuner = tune.Tuner(

@@ -115,6 +115,10 @@ def test_a_storage_keeps_searches_of_one_name_apart_and_is_missed_where_it_is_go
     with pytest.raises(InterruptedError):  # nothing had begun
         drive.search(options, base, True)
     (moved / "results.jsonl").write_text(json.dumps({"what": "start", "trial": "a", "values": OWN}) + "\n")
+    options.storage = None
+    with pytest.raises(UserError, match=rf"moved: the search was begun as {tmp_path}/yours/found, .* Move it back"):
+        drive.search(options, base, True)
+    options.storage = str(tmp_path / "storage")
     with pytest.raises(UserError, match=f"{places[1][0]}/{places[1][1]}: holds nothing of this search"):
         drive.search(options, base, True)
 
