@@ -68,7 +68,7 @@ def ranking(folder: Path, settings: int, passed: Sequence[str], record: bool = T
     from bikd_fast.arguments import parse_run, run_parser
     from bikd_fast.search.measuring import METRICS
     from bikd_fast.search.settings import plain
-    from bikd_fast.search.trial import names_of
+    from bikd_fast.search.trial import groups_of
     from bikd_fast.search.worker import Worker
     from tune import cluster
     from tune.drive import _fixed
@@ -76,7 +76,7 @@ def ranking(folder: Path, settings: int, passed: Sequence[str], record: bool = T
     from tune.space import SPACE, Choice, first_points
 
     config = parse_run(run_parser("benchmarks/search.py", ""), list(passed))
-    names_of(config)
+    groups_of(config)
     base, draw = plain(config), random.Random(1)
     points = first_points(SPACE, base, [])
     while len(points) < settings:

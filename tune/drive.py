@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,15 @@ from typing import Any
 import ray
 from ray import tune
 
+from bikd_fast.errors import UserError
 from bikd_fast.search.settings import apply
 from bikd_fast.search.trial import plan_of
 from bikd_fast.search.worker import METRIC, Worker, resource
 from tune import cluster
 from tune import space as spaces
-from tune.records import Recorder, Row, best_of, best_values, gain_rows, read_rows
+from tune.records import Recorder, Row, add, best_of, best_values, gain_rows, read_rows
 from tune.schedule import PARTS, scheduler, searcher
-from tune.state import GAIN, NEW_SEED, RESULTS, Options, kept, read_settings, remember
+from tune.state import GAIN, NEW_SEED, RESULTS, Options, keep_space, kept, read_settings, remember
 
 RETRIES = 3  # of a trial whose worker was lost; a trial that fails by itself is not tried again
 
@@ -28,20 +29,30 @@ RETRIES = 3  # of a trial whose worker was lost; a trial that fails by itself is
 def search(options: Options, base: dict[str, Any], resumed: bool) -> bool:
     """Run or take up the trials; True when all came to their end."""
     folder = Path(options.output).resolve()
+    record = folder / RESULTS
+    begun = bool(read_rows(record))
     space, maps = spaces.load(Path(options.space) if options.space else None, options.latency)
-    first = spaces.first_points(space, base, [read_settings(path) for path in options.first])[: options.trials]
+    first = spaces.first_points(space, base, [] if begun else [read_settings(path) for path in options.first])
+    first = first[: options.trials]
+    if begun:
+        was = kept(folder).get("folder", str(folder))
+        if options.storage is None and was != str(folder):
+            raise UserError(f"{folder}: the search was begun as {was}, and Ray goes on nowhere else. Move it back there.")
+        _found_again("/".join(_place(options, folder, "trials")))
+    began, found = time.time(), cluster.connect(options.address, options.gpus_per_trial)
+    own, gpus, at_once = cluster.shares(found, options.gpus_per_trial, options.ranks_per_trial)
     if resumed:
         remember(options, base, taken_up=True)
     else:
-        remember(options, base, space={key: str(entry) for key, entry in space.items()}, default=first[0], seconds=0.0)
-    began, found = time.time(), cluster.connect(options.address, options.gpus_per_trial)
-    own, gpus, at_once = cluster.shares(found, options.gpus_per_trial, options.ranks_per_trial)
+        here = f"{folder.name}-{uuid.uuid4().hex[:8]}"  # in a storage that other searches use too
+        told = {key: str(entry) for key, entry in space.items()}
+        keep_space(options)
+        remember(options, base, space=told, default=first[0], seconds=0.0, name=here, folder=str(folder))
+    storage, name = _place(options, folder, "trials")
     config = apply(base, {})
     parts = PARTS if options.scheduler == "pbt" else 0
     plan = plan_of(config, config.seed, options.categories, parts=parts)
-    storage, name = _place(options, folder, "trials")
     job = _job(options, base, storage, name, gpus, grid=maps, order=config.seed, most=options.categories, parts=parts)
-    record = folder / RESULTS
     try:
         trainable = tune.with_resources(tune.with_parameters(Worker, job=job), own)
         fit(
@@ -102,6 +113,16 @@ def gain(options: Options, base: dict[str, Any], best: Row) -> bool:
         ray.shutdown()
 
 
+def _found_again(place: str) -> None:
+    """Refuse to begin anew what was begun already.
+
+    Raises:
+        UserError: Ray has left nothing there that could go on.
+    """
+    if not tune.Tuner.can_restore(place):
+        raise UserError(f"{place}: holds nothing of this search, which cannot go on without. Restore it, or search anew.")
+
+
 def _ended(rows: list[Row], count: int) -> bool:
     """Whether there are so many trials and all are at their end."""
     return len(rows) >= count and all(row.status != "unfinished" for row in rows)
@@ -124,9 +145,13 @@ def fit(
     """Run the trials of an experiment, or what is left of them where it was begun before."""
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "2")  # between two snapshots that a killed driver is taken up from
-    path = f"{storage.rstrip('/')}/{name}"
+    path = f"{storage}/{name}"
     if record.is_file() and tune.Tuner.can_restore(path):
         tuner = tune.Tuner.restore(path, trainable, resume_unfinished=True, resume_errored=True, param_space=dict(space))
+        there: Any = tuner._local_tuner
+        for part in (*there._run_config.callbacks, there._tune_config.scheduler):
+            if hasattr(part, "record"):  # Ray kept it as it was then; with --storage the folder may have been moved
+                part.record = str(record)
     else:
         tuner = tune.Tuner(
             trainable,
@@ -147,8 +172,7 @@ def fit(
     if known:  # a trial that began after the last snapshot before a kill: Ray has forgotten it and drawn another in its place
         for row in read_rows(record):
             if row.status == "unfinished" and row.trial not in known:
-                with record.open("a") as file:
-                    file.write(json.dumps({"what": "gone", "trial": row.trial}) + "\n")
+                add(record, {"what": "gone", "trial": row.trial})
 
 
 def _tidy(work: str | None, keep: Row | None = None) -> None:
@@ -161,8 +185,7 @@ def _tidy(work: str | None, keep: Row | None = None) -> None:
 def _place(options: Options, folder: Path, what: str) -> tuple[str, str]:
     if options.storage is None:
         return str(folder / "ray"), what
-    storage = options.storage if "://" in options.storage else str(Path(options.storage).resolve())
-    return storage, f"{folder.name}-{what}"
+    return options.storage.rstrip("/"), f"{kept(folder).get('name', folder.name)}-{what}"
 
 
 def _job(options: Options, base: Mapping[str, Any], storage: str, name: str, gpus: float, **more: Any) -> dict[str, Any]:

@@ -147,7 +147,7 @@ def _figures(result: dict[str, Any]) -> dict[str, float]:
     figures = {"objective": result["score"]}
     tests = list(result.get("test", {}).values())
     for key in ("image_auroc", "pixel_auroc", "aupro"):
-        if tests and all(key in found for found in tests):
+        if tests and all(math.isfinite(found.get(key, math.nan)) for found in tests):  # without good ones no AUROC is known
             figures[f"test {key}"] = statistics.fmean(found[key] for found in tests)
     return figures
 

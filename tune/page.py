@@ -144,7 +144,7 @@ def _scale(name: str, values: list[Any]) -> tuple[list[float], str, str]:
     low, high = min(values), max(values)
     if isinstance(entry, Range):
         low, high = min(low, entry.low), max(high, entry.high)
-        if entry.log:
+        if entry.log and low > 0:  # a user's space may hold 0
             span = math.log(high / low)
             return [math.log(v / low) / span for v in values], f"{low:.3g}", f"{high:.3g}"
     return [(v - low) / (high - low) if high > low else 0.5 for v in values], f"{low:.3g}", f"{high:.3g}"

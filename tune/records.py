@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -66,12 +67,11 @@ class Recorder(Callback):
     """Appends to a file what becomes of every trial."""
 
     def __init__(self, path: Path) -> None:
-        self.path = str(path)
+        self.record = str(path)
 
     def _write(self, what: str, trial: Any, **more: Any) -> None:
         row = {"what": what, "trial": trial.trial_id, "time": round(time.time(), 2), **more}
-        with Path(self.path).open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        add(Path(self.record), row)
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self._write("start", trial, values=dict(trial.config))
@@ -92,6 +92,16 @@ class Recorder(Callback):
             text = lines[-1] if lines else text
         self._write("error", trial, reason=text)
         print(f"  {trial.trial_id}: failed: {text}", flush=True)
+
+
+def add(record: Path, entry: Mapping[str, Any]) -> None:
+    """Append one line. One that a full disk has cut short is ended first, or it would take this one with it."""
+    with record.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            cut = file.read(1) != b"\n"
+            file.write(b"\n" * cut)
+        file.write((json.dumps(entry) + "\n").encode())
 
 
 def _line(trial: str, found: Mapping[str, Any]) -> str:

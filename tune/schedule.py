@@ -26,12 +26,12 @@ class Asha(ASHAScheduler):
 
     def __init__(self, top: int, record: Path, own: dict[str, Any]) -> None:
         super().__init__(time_attr=RESOURCE, metric=METRIC, mode="max", max_t=top, grace_period=1, reduction_factor=FACTOR)
-        self._record, self._remembered, self._own = str(record), False, own
+        self.record, self._remembered, self._own = str(record), False, own
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         if not self._remembered:
             self._remembered = True
-            for row in read_rows(Path(self._record)):
+            for row in read_rows(Path(self.record)):
                 for rung, score in row.history:
                     for milestone, recorded in self._brackets[0]._rungs:
                         if milestone == resource(rung):

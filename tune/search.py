@@ -31,13 +31,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with alone(folder, "searches"):
         done = search(options, base, resumed)
         found = write(folder)
-        if found.best is None:
+        if found.best is None and done:
             print(f"error: no trial came to a result; {folder / 'trials.csv'} has their reasons.", file=sys.stderr)
             return 1
-        if done and options.gain_seeds:
+        if found.best is not None and done and options.gain_seeds:
             done = gain(options, base, found.best)
             found = write(folder)
-    print(f"best     {folder / 'best.yaml'}: {found.holds}\ntrials   {folder / 'trials.csv'}\npage     {folder / 'search.html'}")
+    if found.best is not None:
+        print(f"best     {folder / 'best.yaml'}: {found.holds}")
+    print(f"trials   {folder / 'trials.csv'}\npage     {folder / 'search.html'}")
     if not done:
         print(f"interrupted; `python tune/search.py --resume {folder}` goes on.", file=sys.stderr)
         return 130
@@ -51,7 +53,8 @@ def parse(words: Sequence[str]) -> tuple[Options, dict[str, Any], bool]:
         ConfigError: what cannot work, before anything is started.
     """
     from bikd_fast.search.settings import plain
-    from bikd_fast.search.trial import names_of
+    from bikd_fast.search.trial import groups_of
+    from bikd_fast.search.validation import foresee
 
     parser = _parser()
     given, rest = parser.parse_known_args(words)
@@ -60,17 +63,21 @@ def parse(words: Sequence[str]) -> tuple[Options, dict[str, Any], bool]:
         print("\nand every option of `bikd train` (bikd train --help): they describe the job that is searched for.")
         raise SystemExit(0)
     if given.resume is not None:
-        return _taken_up(given, rest)
+        return _taken_up(given, words, rest)
     if given.output is None:
         raise ConfigError("output: name the folder that the search is to fill: --output DIR.")
-    chosen: dict[str, Any] = vars(given) | {"first": tuple(given.first)}
+    chosen: dict[str, Any] = vars(given) | {"first": tuple(str(Path(file).resolve()) for file in given.first)}
     options = Options(**{key: value for key, value in chosen.items() if key != "resume"})
+    for key in ("space", "storage", "validation"):  # it may be taken up from another folder
+        path = getattr(options, key)
+        if path and "://" not in path:
+            setattr(options, key, str(Path(path).resolve()))
     if (Path(options.output) / STATE).is_file():
         raise ConfigError(
             f"output: {options.output} holds a search. Go on with --resume {options.output}, or name another folder."
         )
-    if options.trials < 1 or options.gain_seeds < 0 or options.ranks_per_trial < 1:
-        raise ConfigError("trials and ranks-per-trial must be at least 1, gain-seeds at least 0.")
+    if options.trials < 1 or options.ranks_per_trial < 1 or min(options.gain_seeds, options.categories) < 0:
+        raise ConfigError("trials and ranks-per-trial must be at least 1, gain-seeds and categories at least 0.")
     if options.latency and options.searcher != "optuna":
         raise ConfigError("latency: two objectives need --searcher optuna.")
     if options.scheduler == "pbt" and (options.searcher != "random" or options.ranks_per_trial > 1):
@@ -79,13 +86,8 @@ def parse(words: Sequence[str]) -> tuple[Options, dict[str, Any], bool]:
         raise ConfigError("objective: labelled and --validation DIR (your labelled pictures) belong together.")
     config = absolute(replace(parse_run(run_parser("tune/search.py", ""), rest), output=None, resume="auto"))
     check(config)
-    if options.validation and config.data.root and Path(options.validation).resolve() == Path(config.data.root).resolve():
-        raise ConfigError(
-            "validation: that is the data set itself, whose test pictures must choose nothing. Name another folder."
-        )
-    if options.validation:
-        options.validation = str(Path(options.validation).resolve())
-    names_of(config)  # the embedded set is written before workers ask for it, and a missing one is told now
+    # the embedded set is written before workers ask for it, and a missing one is told now
+    foresee(config, groups_of(config), options.validation)
     base = plain(config)
     space, maps = spaces.load(Path(options.space) if options.space else None, options.latency)
     spaces.first_points(space, base, [])
@@ -99,10 +101,10 @@ def absolute(config: RunConfig) -> RunConfig:
     def whole(path: str | None) -> str | None:
         return str(there_or_from_home(path).resolve()) if path else path
 
-    weights = config.model.weights
+    data, weights = config.data, config.model.weights
     return replace(
         config,
-        data=replace(config.data, root=whole(config.data.root), textures=whole(config.data.textures)),
+        data=replace(data, root=whole(data.root), textures=whole(data.textures), cache_dir=whole(data.cache_dir)),
         model=replace(config.model, weights=str(whole(weights)) if Path(weights).is_file() else weights),
         deepspeed_config=whole(config.deepspeed_config),
     )
@@ -161,11 +163,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _taken_up(given: argparse.Namespace, rest: Sequence[str]) -> tuple[Options, dict[str, Any], bool]:
+def _taken_up(given: argparse.Namespace, words: Sequence[str], rest: Sequence[str]) -> tuple[Options, dict[str, Any], bool]:
     if not (Path(given.resume) / STATE).is_file():
         raise ConfigError(f"resume: {given.resume} holds no search (no {STATE} there).")
-    if rest:
-        raise ConfigError(f"resume: a search goes on with its own settings; leave out {' '.join(rest)}.")
+    others = [word for word in words if word.startswith("--") and word.partition("=")[0] not in ("--resume", "--address")]
+    if others or rest:
+        raise ConfigError(f"resume: a search goes on with its own settings; leave out {' '.join(dict.fromkeys([*others, *rest]))}.")
     options, base = taken_up(Path(given.resume))
     if given.address:
         options.address = given.address

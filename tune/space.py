@@ -6,6 +6,8 @@ Every range holds the default, so that the first trial can be the defaults. Keys
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +15,9 @@ from typing import Any
 
 import yaml
 
-from bikd_fast.config import ConfigError, MapConfig
+from bikd_fast.config import ConfigError, MapConfig, RunConfig
 from bikd_fast.config_checks import check_values
-from bikd_fast.search.settings import TEACHER_RATE, apply, neat, read
+from bikd_fast.search.settings import TEACHER_RATE, apply, neat, plain, read
 from bikd_fast.simulation.kinds import KINDS
 
 
@@ -71,6 +73,14 @@ KNOWN: tuple[dict[str, Any], ...] = (  # first trials after the defaults: what d
     {"objective.beta": 0.0},  # one-way distillation: what the method has to beat
     {"training.lr_student": 0.002},
 )
+JUDGED_BY = ("seed", "data.format", "data.root", "data.category", "data.holdout", "data.on_bad_image")  # the same for all trials
+
+
+class _Loader(yaml.SafeLoader):
+    """Takes 1e-4 for a number, as `bikd train` does; to YAML 1.1 it is a text."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
 
 
 def load(path: Path | None, latency: bool = False) -> tuple[Space, dict[str, list[Any]]]:
@@ -87,7 +97,7 @@ def load(path: Path | None, latency: bool = False) -> tuple[Space, dict[str, lis
     if path is None:
         return space, maps
     try:
-        given = yaml.safe_load(path.read_text()) or {}
+        given = yaml.load(path.read_text(), Loader=_Loader) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"space: {path} cannot be read as YAML ({error}).") from error
     if not isinstance(given, dict):
@@ -101,9 +111,15 @@ def load(path: Path | None, latency: bool = False) -> tuple[Space, dict[str, lis
                 raise ConfigError(f"space: {key}: {value!r} is no list of values. Write [{value}], or null for none.")
             maps[name] = value or []
         elif value is None:
+            read(plain(RunConfig()), str(key))
             space.pop(key, None)
+        elif key in JUDGED_BY:
+            raise ConfigError(f"space: {key}: it changes the pictures that trials are judged by. They have to be the same for all.")
         else:
             space[key] = _entry(str(key), value)
+    for one, other in ((one, other) for one in space for other in space):
+        if other.startswith(f"{one}.") or (one, other) == ("training.lr_teacher", TEACHER_RATE):
+            raise ConfigError(f"space: {one} and {other} set the same. Leave one out: `{other}: null`, for one.")
     return space, maps
 
 
@@ -125,7 +141,7 @@ def check_ends(space: Space, maps: Mapping[str, Sequence[Any]], base: Mapping[st
 
 def _entry(key: str, value: Any) -> Range | Choice:
     if isinstance(value, dict) and isinstance(value.get("values"), list) and value["values"]:
-        return Choice(tuple(value["values"]))
+        return Choice(tuple(map(_whole, value["values"])))
     numbers = value[:2] if isinstance(value, list) else []
     if len(numbers) == 2 and all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
         low, high, log = float(numbers[0]), float(numbers[1]), value[2:] == ["log"]
@@ -134,14 +150,21 @@ def _entry(key: str, value: Any) -> Range | Choice:
     raise ConfigError(f"space: {key}: {value} is neither [low, high], [low, high, log] with low < high, nor {{values: [...]}}.")
 
 
+def _whole(value: Any) -> Any:
+    """A list as its text, which settings are read from as well: Ray takes lists apart, and draws from what is in them."""
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
 def first_points(space: Space, base: Mapping[str, Any], given: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The first trials: the job's own settings, then the known good ones and those of ``given`` (whole settings), each once.
 
     Raises:
         ConfigError: a key of the space that is no setting, or a default outside its range.
     """
-    own = {key: neat(read(base, key)) for key in space}
+    own = {key: _whole(neat(read(base, key))) for key in space}
     for key, entry in space.items():
+        if isinstance(entry, Range) and not isinstance(own[key], int | float):
+            raise ConfigError(f"space: {key}: the job's own value {own[key]} is no number. Write {{values: [...]}}.")
         if not inside(entry, own[key]):
             raise ConfigError(f"space: {key}: the job's own value {own[key]} lies outside {entry}. Widen the range.")
     points = [own]
@@ -149,7 +172,7 @@ def first_points(space: Space, base: Mapping[str, Any], given: list[Mapping[str,
         if all(key in space and inside(space[key], value) for key, value in change.items()):
             points.append(own | change)
     for settings in given:
-        there = {key: neat(read(settings, key)) for key in space}
+        there = {key: _whole(neat(read(settings, key))) for key in space}
         points.append({key: value if inside(space[key], value) else own[key] for key, value in there.items()})
     return [point for i, point in enumerate(points) if point not in points[:i]]
 
@@ -158,7 +181,7 @@ def inside(entry: Range | Choice, value: Any) -> bool:
     """Whether a value is one that could be drawn."""
     if isinstance(entry, Choice):
         return value in entry.values
-    return not isinstance(value, bool) and entry.low - 1e-9 <= value <= entry.high + 1e-9
+    return isinstance(value, int | float) and not isinstance(value, bool) and entry.low - 1e-9 <= value <= entry.high + 1e-9
 
 
 def to_ray(space: Space) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from bikd_fast.errors import UserError
 from bikd_fast.files import write_text
 
 STATE, RESULTS, GAIN = "search.json", "results.jsonl", "gain.jsonl"
+SPACE_FILE = "space.yaml"
 NEW_SEED = 1001  # the first of the seeds that gains are measured with: none that a trial was drawn or trained with
 
 
@@ -48,6 +49,14 @@ def remember(options: Options, base: dict[str, Any], **more: Any) -> None:
     write_text(path, json.dumps(before | {"options": asdict(options), "base": base} | more, indent=1))
 
 
+def keep_space(options: Options) -> None:
+    """Copy the user's --space file to DIR/space.yaml: a search that is taken up has to find it as it was."""
+    if options.space:
+        copy = Path(options.output) / SPACE_FILE
+        write_text(copy, Path(options.space).read_text())
+        options.space = str(copy)
+
+
 def kept(folder: Path) -> dict[str, Any]:
     """What DIR/search.json holds; empty where there is no search.
 
@@ -76,6 +85,8 @@ def taken_up(folder: Path) -> tuple[Options, dict[str, Any]]:
     try:
         options = Options(**found["options"] | {"output": str(folder)})
         options.first = tuple(options.first)
+        if options.space and (folder / SPACE_FILE).is_file():
+            options.space = str(folder / SPACE_FILE)
         apply(found["base"], {})
     except (KeyError, TypeError, ConfigError) as error:
         what = f"missing {error}" if isinstance(error, KeyError) else error

@@ -127,7 +127,7 @@ class Trial:
         """Train and judge up to the next rung; returns the result there (plain data)."""
         began = time.perf_counter()
         progress = self.progress
-        groups = dict(training_groups(self.config, _categories(self.config)))
+        groups = dict(groups_of(self.config))
         last = progress.rung + 1 == len(self.plan)
         maps = self.maps if last else self.maps[:1]
         progress.found += [{} for _ in maps[len(progress.found) :]]
@@ -229,7 +229,7 @@ class Trial:
         self.progress.settings = own
         if another:
             shutil.rmtree(self.folder, ignore_errors=True)
-        groups = dict(training_groups(self.config, _categories(self.config))) if another else {}
+        groups = dict(groups_of(self.config)) if another else {}
         for file in folder.glob("*@*"):
             name, _, what = file.name.partition("@")
             training = what.startswith("step-")
@@ -258,13 +258,13 @@ def _categories(config: RunConfig) -> list[Category]:
     return open_dataset(config.data.format, Path(config.data.root) if config.data.root else None, config.data.category)
 
 
-def names_of(config: RunConfig) -> list[str]:
-    """Of the detectors of a job.
+def groups_of(config: RunConfig) -> list[tuple[str, list[Category]]]:
+    """The detectors of a job and what each is trained on.
 
     Raises:
         DataError: the data set is not there.
     """
-    return [name for name, _ in training_groups(config, _categories(config))]
+    return training_groups(config, _categories(config))
 
 
 def plan_of(config: RunConfig, order: int, most: int = 0, whole: bool = False, parts: int = 0) -> list[Rung]:
@@ -273,7 +273,7 @@ def plan_of(config: RunConfig, order: int, most: int = 0, whole: bool = False, p
     Raises:
         DataError: the data set is not there.
     """
-    groups = training_groups(config, _categories(config))
+    groups = groups_of(config)
     steps = joint(config, groups[0][1]).training.steps  # one group of all, or groups of one
     return rungs([name for name, _ in groups], steps, order, most, whole, parts)
 

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from bikd_fast.config import RunConfig
-from bikd_fast.data import Category, good_pictures, has_masks, load_images, load_masks, open_dataset
+from bikd_fast.data import Category, Sample, good_pictures, has_masks, load_images, load_masks, open_dataset
 from bikd_fast.data.load import fit
 from bikd_fast.errors import UserError
 from bikd_fast.training.kept import NOTHING, Kept
 from bikd_fast.training.run import split
-from bikd_fast.validation.made import Validation, simulated
+from bikd_fast.validation.made import Validation, enough, simulated
 
 
 def labelled(pictures: torch.Tensor, masks: Sequence[np.ndarray], kinds: list[str], held_out: torch.Tensor) -> Validation:
@@ -56,14 +56,38 @@ def validation(
     return kept(make, "validation", name, group[0].train[0].path, data, config.seed, labels)
 
 
-def _own(config: RunConfig, name: str, group: Sequence[Category], labels: str, apart: torch.Tensor) -> Validation:
+def foresee(config: RunConfig, groups: Sequence[tuple[str, Sequence[Category]]], labels: str | None = None) -> None:
+    """Refuse, before any trial has trained, what none of them could be judged by. No picture is read.
+
+    Raises:
+        UserError: as :func:`validation`, or the labelled pictures are the test pictures of the data set.
+    """
+    for name, group in groups:
+        if labels is not None:
+            tested = {sample.path.resolve() for category in group for sample in category.test}
+            if any(sample.path.resolve() in tested for sample in _labelled_samples(config, name, group, labels)):
+                raise UserError(
+                    f"validation: {labels} is the data set itself, or a part of it, whose test pictures must choose nothing. "
+                    "Name another folder."
+                )
+        else:
+            enough(name, len(split(len(good_pictures(group)), config.data.holdout, config.seed)[1]))
+
+
+def _labelled_samples(config: RunConfig, name: str, group: Sequence[Category], labels: str) -> list[Sample]:
     format = "mvtec" if config.data.format == "textures" else config.data.format
+    if not Path(labels).is_dir():
+        raise UserError(f"validation: {labels}: no such folder. Name the one that holds your labelled pictures.")
     there = open_dataset(format, Path(labels), "all")
     wanted = {category.name for category in group}
     samples = [s for c in there if c.name in wanted or len(there) == len(wanted) == 1 for s in c.test]
     if not has_masks(samples) or not any(s.label == 0 for s in samples):
         raise UserError(f"{labels}: {name} needs good pictures and defects with masks there to be judged by.")
-    size = config.data.image_size
+    return samples
+
+
+def _own(config: RunConfig, name: str, group: Sequence[Category], labels: str, apart: torch.Tensor) -> Validation:
+    samples, size = _labelled_samples(config, name, group, labels), config.data.image_size
     pictures, samples, _ = load_images(samples, size, on_bad_image=config.data.on_bad_image)
     masks = [fit(torch.from_numpy(m)[None].expand(3, -1, -1).float(), size)[0].numpy() >= 0.5 for m in load_masks(samples)]
     return labelled(pictures, masks, [s.kind for s in samples], apart)

@@ -39,6 +39,19 @@ class Validation:
     kinds: list[str]
 
 
+def enough(name: str, held_out: int) -> None:
+    """Refuse to judge a category by so few held-out pictures.
+
+    Raises:
+        UserError: fewer than four.
+    """
+    if held_out < FEWEST:
+        raise UserError(
+            f"{name}: {held_out} good pictures are held out, and judging needs at least {FEWEST}. "
+            "Raise --data.holdout or add pictures."
+        )
+
+
 def simulated(name: str, held_out: torch.Tensor) -> Validation:
     """The validation set of a category from its held-out normals, uint8 (N, 3, S, S): every one as it is, every one under other
     light, and defects of every kind on some of them, in turn. A pure function of its arguments.
@@ -46,11 +59,7 @@ def simulated(name: str, held_out: torch.Tensor) -> Validation:
     Raises:
         UserError: fewer than four pictures.
     """
-    if len(held_out) < FEWEST:
-        raise UserError(
-            f"{name}: {len(held_out)} good pictures are held out, and judging needs at least {FEWEST}. "
-            "Raise --data.holdout or add pictures."
-        )
+    enough(name, len(held_out))
     held_out = held_out[evenly(len(held_out), MOST)].cpu()  # of several categories, some of each
     good = held_out.permute(0, 2, 3, 1).numpy()
     found = estimate_foreground(held_out)

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from pathlib import Path
 
 import pytest
 from clusters import LONG, complete, everything_ends, some, start, until, whole, words
@@ -20,17 +21,21 @@ def test_a_trial_of_two_processes(tiny_mvtec, tmp_path, cluster):
 
 
 def test_interrupted_on_a_cluster_of_its_own_it_leaves_a_result_and_goes_on(tiny_mvtec, tmp_path):
-    output, log = tmp_path / "found", tmp_path / "log"
+    """From another folder, and without the file of its space."""
+    output, log, space = tmp_path / "found", tmp_path / "log", tmp_path / "space.yaml"
+    space.write_text("simulation.kinds.hole: null\n")
     with everything_ends():
-        job = start(words(tiny_mvtec, output, trials=3), log, tmp_path)
+        job = start(words(tiny_mvtec, output, "--space", "space.yaml", trials=3), log, tmp_path)
         try:
             until(lambda: some(output, 2) or job.poll() is not None, LONG, log)
             job.send_signal(signal.SIGINT)
             assert job.wait(LONG) == 130, log.read_text()[-3000:]
             assert (output / "best.yaml").is_file() and (output / "search.html").is_file()
             assert f"--resume {output}" in log.read_text()
-            again = start(["--resume", str(output)], log, tmp_path)
+            space.unlink()
+            again = start(["--resume", str(output)], log, Path("/"))
             assert again.wait(LONG) == 0, log.read_text()[-3000:]
         finally:
             job.kill()
-    complete(output, 3)
+    rows = complete(output, 3)
+    assert "simulation.kinds.hole" not in rows[0]

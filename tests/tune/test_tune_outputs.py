@@ -1,4 +1,4 @@
-"""What a search leaves, from made-up records: best trial, gain, importance, page, command line. No cluster."""
+"""What a search leaves, from made-up records: best trial, gain, importance, page. No cluster."""
 
 import csv
 import json
@@ -6,17 +6,14 @@ import math
 import re
 
 import pytest
-from locked import another
 
 from bikd_fast.arguments import load_run
-from bikd_fast.config import ConfigError, MapConfig, RunConfig
-from bikd_fast.errors import UserError
+from bikd_fast.config import MapConfig, RunConfig
 from bikd_fast.search.settings import plain
 from tune.findings import gain, importance, read
 from tune.outputs import write
-from tune.records import best_of, read_rows
+from tune.records import Recorder, add, best_of, read_rows
 from tune.schedule import Asha
-from tune.search import main, parse
 from tune.space import SPACE, first_points
 
 BASE = plain(RunConfig())
@@ -77,6 +74,14 @@ def test_the_page_stands_alone_in_both_themes_and_escapes(folder):
     assert (folder / "search.html").read_text() == first
 
 
+def test_a_value_of_zero_where_factors_count_has_its_place_on_the_page(folder):
+    zero = {"training.teacher_rate": 0.0}  # of `training.teacher_rate: {values: [0.0, 0.1]}`, as a user may search
+    with (folder / "results.jsonl").open("a") as file:
+        file.write("\n" + json.dumps({"what": "result", "trial": "b", "values": OWN | zero, "result": result(3, 0.85)}) + "\n")
+    write(folder)
+    assert (folder / "search.html").read_text().count("<polyline") == 2 * 3
+
+
 def test_what_several_settings_made_is_not_the_best(folder):
     with (folder / "results.jsonl").open("a") as file:
         file.write("\n" + json.dumps({"what": "start", "trial": "p", "values": OWN}) + "\n")
@@ -85,10 +90,15 @@ def test_what_several_settings_made_is_not_the_best(folder):
 
 
 def test_a_trial_that_was_forgotten_with_a_killed_driver_is_gone(folder):
-    with (folder / "results.jsonl").open("a") as file:
-        for entry in ({"what": "start", "trial": "f", "values": OWN}, {"what": "gone", "trial": "f"}):
-            file.write("\n" + json.dumps(entry))
+    for entry in ({"what": "start", "trial": "f", "values": OWN}, {"what": "gone", "trial": "f"}):
+        add(folder / "results.jsonl", entry)
     assert [row.trial for row in read_rows(folder / "results.jsonl")] == ["b", "a", "c", "d", "e"]
+
+
+def test_a_line_cut_short_does_not_take_the_next_one_with_it(folder):
+    assert not (folder / "results.jsonl").read_text().endswith("\n")
+    Recorder(folder / "results.jsonl").on_trial_start(0, [], _Trial("f", OWN))
+    assert read_rows(folder / "results.jsonl")[-1].values == OWN
 
 
 def test_no_result_no_best(tmp_path, folder):
@@ -140,6 +150,19 @@ def test_the_jobs_own_settings_stand_unless_the_best_is_ahead_by_more_than_a_sta
     # of another trial, which was the best before: says nothing of this one
     (folder / "gain.jsonl").write_text((folder / "gain.jsonl").read_text().replace('"_of": "b"', '"_of": "a"'))
     assert not read(folder).gains and not read(folder).kept
+
+
+def test_a_test_set_of_defects_alone_measures_what_it_can(folder):
+    test = {"brick": {"image_auroc": math.nan, "pixel_auroc": 0.9, "aupro": 0.8}}
+    lines = [
+        json.dumps({"what": what, "trial": f"{who}{seed}", "values": {"_who": who, "_of": "b", "seed": seed}, "result": found})
+        for seed in range(2)
+        for who in ("default", "best")
+        for found in [result(3, 0.8, test=test)]
+        for what in ("start", "result")
+    ]
+    (folder / "gain.jsonl").write_text("\n".join(lines))
+    assert [g.name for g in write(folder).gains] == ["objective", "test pixel_auroc", "test aupro"]
 
 
 def test_a_best_that_fails_with_new_seeds_is_not_recommended(folder):
@@ -216,55 +239,3 @@ def test_halving_remembers_what_a_killed_search_had_seen_and_never_stops_the_def
             scheduler.on_trial_add(None, trial)
         assert scheduler.on_trial_result(None, new, {"score": 0.75, "resource": 1}) == expected
         assert scheduler.on_trial_result(None, own, {"score": 0.1, "resource": 1}) == "CONTINUE"
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        ([], "output: name the folder"),
-        (["--resume", "nowhere"], "nowhere holds no search"),
-        (["--output", "{new}", "--latency"], "two objectives need --searcher optuna"),
-        (["--output", "{new}", "--scheduler", "pbt", "--searcher", "optuna"], "pbt changes settings by itself"),
-        (["--output", "{new}", "--scheduler", "pbt", "--ranks-per-trial", "2"], "one process a trial"),
-        (["--output", "{new}", "--objective", "labelled"], "belong together"),
-        (["--output", "{old}"], "holds a search"),
-        (["--resume", "{old}", "--seed", "1"], "leave out --seed 1"),
-        (["--output", "{new}", "--data.format", "mvtec", "--data.root", "{new}"], "no such folder"),
-        (["--output", "{new}", "--trials", "0"], "at least 1"),
-    ],
-)
-def test_mistakes_are_told_before_anything_starts(folder, tmp_path, words, said):
-    words = [word.format(new=tmp_path / "new", old=folder) for word in words]
-    with pytest.raises(Exception, match=re.escape(said)):
-        parse(words)
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ("{", "damaged"),
-        ("[]", "no state"),
-        ("{}", "missing 'options'"),
-        ('{"options": {"output": "x", "speed": 1}, "base": {}}', "speed"),
-        ('{"options": {"output": "x"}, "base": {"model": {"colour": 1}}}', "colour"),
-    ],
-)
-def test_a_damaged_search_is_not_taken_up(tmp_path, content, said):
-    (tmp_path / "search.json").write_text(content)
-    with pytest.raises(UserError, match=rf"{tmp_path}/search\.json: .*{said}.* another folder"):
-        parse(["--resume", str(tmp_path)])
-
-
-def test_the_data_set_itself_is_no_validation_set(tiny_mvtec, tmp_path):
-    words = ["--output", str(tmp_path / "new"), "--data.format", "mvtec", "--data.root", str(tiny_mvtec)]
-    with pytest.raises(ConfigError, match=r"validation: that is the data set itself"):
-        main([*words, "--objective", "labelled", "--validation", str(tiny_mvtec)])
-
-
-def test_a_folder_in_which_another_process_searches_is_left_alone(tmp_path):
-    (tmp_path / "new").mkdir()
-    (tmp_path / "new/.lock").write_text("process 7 on node1")
-    told = r"another process \(process 7 on node1\) searches in .*new\."
-    with another(tmp_path / "new/.lock"), pytest.raises(ConfigError, match=told):
-        main(["--output", str(tmp_path / "new")])
-    assert [file.name for file in (tmp_path / "new").iterdir()] == [".lock"]

@@ -2,6 +2,7 @@
 
 import pytest
 import yaml
+from ray.tune.search.variant_generator import _get_preset_variants
 
 from bikd_fast.arguments import load_run
 from bikd_fast.config import ConfigError, RunConfig, TrainingConfig
@@ -10,7 +11,7 @@ from bikd_fast.search.settings import TEACHER_RATE, apply, plain, read
 from bikd_fast.search.trial import rungs
 from tune.schedule import clipped, scheduler
 from tune.search import _parser
-from tune.space import KNOWN, MAPS, SPACE, Choice, Range, check_ends, first_points, inside, load
+from tune.space import KNOWN, MAPS, SPACE, Choice, Range, check_ends, first_points, inside, load, to_ray
 
 BASE = plain(RunConfig())
 
@@ -91,6 +92,40 @@ def test_what_a_file_adds_is_tried_before_anything_starts(tmp_path, entry):
     (tmp_path / "space.yaml").write_text(entry)
     with pytest.raises(ConfigError, match=f"space: {entry.split(':')[0]}: .* cannot be tried"):
         check_ends(*load(tmp_path / "space.yaml"), BASE)
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("simulation.coverage: [0.01, 0.2]\nsimulation.coverage.1: null", "own value .* is no number"),
+        ("simulation.coverage: {values: [[0.004, 0.12], [0.01, 0.2]]}", "and simulation.coverage.1 set the same"),
+        ("training.lr_teacher: [1e-5, 1e-4, log]", "training.teacher_rate set the same"),
+        ("objective.bta: null", "objective.bta: there is no such setting"),
+        ("data.holdout: [0.1, 0.3]", "data.holdout: it changes the pictures that trials are judged by"),
+    ],
+    ids=["list", "part", "rate", "removed", "judged"],
+)  # fmt: skip
+def test_what_would_do_nothing_or_judge_unalike_is_told(tmp_path, entry, said):
+    (tmp_path / "space.yaml").write_text(entry)
+    with pytest.raises(ConfigError, match=said):
+        first_points(load(tmp_path / "space.yaml")[0], BASE, [])
+
+
+def test_a_list_is_drawn_as_a_whole(tmp_path):
+    (tmp_path / "space.yaml").write_text("model.strides: {values: [[4, 8, 16], [8, 16, 32]]}\nmodel.size: {values: [0.25, 0.5]}")
+    space, maps = load(tmp_path / "space.yaml")
+    check_ends(space, maps, BASE)
+    points = first_points(space, BASE, [plain(apply(BASE, {"model.strides": [8, 16, 32]}))])
+    assert [apply(BASE, point).model.strides for point in (points[0], points[-1])] == [[4, 8, 16], [8, 16, 32]]
+    for point in points:
+        ((_, drawn),) = _get_preset_variants({"config": to_ray(space)}, point)  # as Ray begins a trial
+        assert drawn["config"] == point
+
+
+def test_numbers_are_read_as_a_job_reads_them(tmp_path):
+    (tmp_path / "space.yaml").write_text("training.lr_student: [1e-4, 1E-2, log]\ntraining.weight_decay: {values: [1e-4, 1.e-3]}")
+    space = load(tmp_path / "space.yaml")[0]
+    assert space["training.lr_student"] == Range(1e-4, 1e-2, log=True) and space["training.weight_decay"] == Choice((1e-4, 1e-3))
 
 
 def test_a_student_that_stands_still_has_no_rate_to_search():
