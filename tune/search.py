@@ -66,12 +66,12 @@ def parse(words: Sequence[str]) -> tuple[Options, dict[str, Any], bool]:
         return _taken_up(given, words, rest)
     if given.output is None:
         raise ConfigError("output: name the folder that the search is to fill: --output DIR.")
-    chosen: dict[str, Any] = vars(given) | {"first": tuple(str(Path(file).resolve()) for file in given.first)}
+    chosen: dict[str, Any] = vars(given) | {"first": tuple(str(there_or_from_home(file).resolve()) for file in given.first)}
     options = Options(**{key: value for key, value in chosen.items() if key != "resume"})
     for key in ("space", "storage", "validation"):  # it may be taken up from another folder
         path = getattr(options, key)
         if path and "://" not in path:
-            setattr(options, key, str(Path(path).resolve()))
+            setattr(options, key, str(there_or_from_home(path).resolve()))
     if (Path(options.output) / STATE).is_file():
         raise ConfigError(
             f"output: {options.output} holds a search. Go on with --resume {options.output}, or name another folder."

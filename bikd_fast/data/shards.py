@@ -126,6 +126,8 @@ def read_shards(name: str, folder: Path) -> Category:
             parts = PurePosixPath(member)
             if len(parts.parts) < 2:
                 raise DataError(f"{shard}: {member} lies in no folder, so its kind is unknown. Name it good/{member}, say.")
+            if GOOD in parts.parts[1:-1]:  # the whole of it would be one kind of defect
+                raise DataError(f"{shard}: {member}: {GOOD} has to be its first folder. Pack what is below {parts.parts[0]}/.")
             if parts.stem.endswith(MASK):
                 masks[parts.with_name(parts.stem.removesuffix(MASK)).as_posix()] = shard / member
             else:

@@ -45,6 +45,8 @@ def predict_command(options: Namespace) -> int:
         bar.close()
     summary = ", ".join(f"{count} {what}" for what, count in sorted(found.items())) or "nothing"
     print(f"{sum(found.values())} pictures: {summary}" + (f"; results in {output}" if writers.kinds else ""), file=sys.stderr)
+    if chosen.get("met") is False:
+        print(f"threshold: {chosen['promise']}", file=sys.stderr)
     if found["unknown"]:
         print(f"no verdicts: {chosen.get('promise', 'this detector has no threshold.')}", file=sys.stderr)
     if math.isnan(thresholds[1]) and {"masks", "polygons"} & set(options.write):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -79,10 +80,21 @@ def evaluate_run(
     metrics = {"categories": results, "mean": mean_metrics(list(results.values()))}
     write_text(run / "metrics.json", to_json(metrics))
     print(metrics_table(metrics))
+    for promise in _unmet(results):
+        print(promise, file=sys.stderr)
     print(f"\nmetrics  {run / 'metrics.json'}")
     if report and config.report:
         print(f"report   {write_report(run)}")
     return metrics
+
+
+def _unmet(results: Mapping[str, Any]) -> list[str]:
+    """A line for each promise of a threshold that falls short of what was wanted, with its detectors."""
+    short: dict[str, list[str]] = {}
+    for name, result in results.items():
+        if result["threshold"].get("met") is False:
+            short.setdefault(result["threshold"]["promise"], []).append(name)
+    return [f"threshold of {', '.join(names)}: {promise}" for promise, names in short.items()]
 
 
 def _together(run: Path, results: dict, place: int, places: int, leads: bool, meet: Callable[[], None]) -> dict:

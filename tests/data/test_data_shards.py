@@ -66,6 +66,7 @@ def test_a_set_is_itself_wherever_it_lies(root, tmp_path):
     [
         ("train-2.tar", b"no tar at all, but long enough to look into" * 40, "not a plain tar file"),
         ("test-2.tar", {"loose.png": "train/good/000.png"}, "lies in no folder"),
+        ("test-2.tar", {"test/good/000.png": "train/good/000.png"}, r"test/good/000\.png: good has to be its first folder"),
         ("test-2.tar", {"spot/new.png": "train/good/000.png"}, "no mask beside it"),
         ("test-2.tar", {"spot/009.mask.png": "ground_truth/spot/000_mask.png"}, "a mask without its picture"),
     ],

@@ -222,6 +222,15 @@ def test_a_detector_without_threshold_says_unknown(pictures, tmp_path, capsys):
     assert "no verdicts: made up for a test." in err and err.count("no masks and no regions") == 1
 
 
+@pytest.mark.parametrize("met", [True, False])
+def test_a_promise_that_falls_short_is_said(pictures, tmp_path, capsys, met):
+    made = make_detector(threshold=1.0)
+    made.about["threshold"] |= {"met": met}
+    made.save(tmp_path / "plain.safetensors")
+    predict.main([str(tmp_path / "plain.safetensors"), str(pictures / "a"), "--write", "none"])
+    assert ("threshold: made up for a test." in capsys.readouterr().err) is not met
+
+
 def test_tiles_find_what_the_detector_finds_in_parts(run, detector, tmp_path):
     picture = make_picture(1, 192, 320)
     Image.fromarray(picture).save(tmp_path / "large.png")

@@ -86,11 +86,12 @@ def test_a_vision_transformer_teaches_three_levels_of_one_stride(tiny_mvtec, tmp
     assert evaluate_run(tmp_path, report=False)["categories"]["stripes"]["diagnostics"]["normal"] > 0
 
 
-def test_the_memory_needs_no_training_and_is_the_same_again(tiny_mvtec, tmp_path, ranks):
+def test_the_memory_needs_no_training_and_is_the_same_again(tiny_mvtec, tmp_path, ranks, capsys):
     runs = [train(settings("bank", tiny_mvtec, tmp_path / n, "--seed", s), ranks) for n, s in (("a", "0"), ("b", "0"), ("c", "1"))]
     first, again, other = (load_file(run / "detector.safetensors") for run in runs)
     assert same(first, again) and not same(first, other)
     metrics = evaluate_run(runs[0], report=False)["categories"]["stripes"]
+    assert f"threshold of stripes: {metrics['threshold']['promise']}" in capsys.readouterr().err and not metrics["threshold"]["met"]
     assert metrics["image_auroc"] > 0.9 and metrics["pixel_auroc"] > 0.9  # red spots on grey stripes
     assert metrics["training"]["seconds"] > 0 and metrics["diagnostics"] == {}
     assert Detector.load(runs[0]).threshold.isfinite()
