@@ -173,7 +173,10 @@ def first_points(space: Space, base: Mapping[str, Any], given: list[Mapping[str,
             points.append(own | change)
     for settings in given:
         there = {key: _whole(neat(read(settings, key))) for key in space}
-        points.append({key: value if inside(space[key], value) else own[key] for key, value in there.items()})
+        outside = {key: own[key] for key, value in there.items() if not inside(space[key], value)}
+        for key, value in outside.items():
+            print(f"first: {key}: {there[key]} lies outside {space[key]}; {value}, the job's own, is tried instead", flush=True)
+        points.append(there | outside)
     return [point for i, point in enumerate(points) if point not in points[:i]]
 
 

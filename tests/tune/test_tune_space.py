@@ -66,6 +66,13 @@ def test_first_trials_are_the_defaults_then_what_is_known():
         first_points(narrow, BASE, [])
 
 
+def test_a_value_of_first_outside_its_range_is_said(capsys):
+    space = {"objective.beta": Range(0.2, 0.4), "training.lr_student": Range(1e-6, 1.0)}
+    own, *_, point = first_points(space, BASE, [plain(apply(BASE, {"objective.beta": 0.45, "training.lr_student": 0.02}))])
+    assert point == own | {"training.lr_student": 0.02}
+    assert "objective.beta: 0.45 lies outside" in (said := capsys.readouterr().out) and "0.3, the job's own" in said
+
+
 def test_a_file_narrows_widens_and_removes(tmp_path):
     file = tmp_path / "space.yaml"
     file.write_text(
