@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def _load(net: nn.Module, state: dict[str, torch.Tensor], name: str, source: str
         plain = _plain(key)
         found = state.get(plain, flat.get(plain.replace(".", "_")))
         if found is not None and plain == "pos_embed" and found.shape != value.shape:
-            found = _resampled(found, net)
+            found = _resampled(found, value, net)
         if found is None and key.endswith("num_batches_tracked"):
             found = value
         if found is None or found.shape != value.shape:
@@ -62,17 +63,37 @@ def _load(net: nn.Module, state: dict[str, torch.Tensor], name: str, source: str
     if missing:
         raise WeightsError(
             f"model.weights: {source} does not fit {name}: {len(missing)} of {len(wanted)} tensors are missing or of another "
-            f"shape, first {missing[0]}. Give the file of exactly this timm model."
+            f"shape, first {missing[0]}. Give the file of exactly this timm model{_made_for(name, missing)}."
         )
     net.load_state_dict(fitted)
 
 
-def _resampled(positions: torch.Tensor, net: nn.Module) -> torch.Tensor:
-    """A vision transformer's position embedding at the resolution of this network's pictures."""
+def _made_for(name: str, missing: list[str]) -> str:
+    """The other remedy, where a network's tensors depend on the size of its pictures and their shapes alone are wrong."""
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.fixed_input_size or not all(" found " in one for one in missing):
+        return ""
+    return f", or set data.image_size to {config.input_size[-1]}, the size that it was made for"
+
+
+def _resampled(positions: torch.Tensor, wanted: torch.Tensor, net: nn.Module) -> torch.Tensor:
+    """A vision transformer's position embedding at the resolution of this network's pictures; as it is where it is of another kind.
+
+    How many of the positions are no patch's the network's own embedding tells: DeiT III's has none for its class token.
+    """
     from timm.layers import resample_abs_pos_embed
 
     inner: Any = getattr(net, "model", net)
-    return resample_abs_pos_embed(positions, list(inner.patch_embed.grid_size), num_prefix_tokens=inner.num_prefix_tokens)
+    grid = getattr(inner.patch_embed, "grid_size", None)
+    if grid is None or positions.ndim != 3:
+        return positions
+    apart = wanted.shape[1] - math.prod(grid)
+    patches = positions.shape[1] - apart
+    if apart < 0 or patches <= 0 or math.isqrt(patches) ** 2 != patches:
+        return positions
+    return resample_abs_pos_embed(positions, list(grid), num_prefix_tokens=apart)
 
 
 def _plain(key: str) -> str:

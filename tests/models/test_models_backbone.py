@@ -5,6 +5,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from timm.layers import resample_abs_pos_embed
 
 from bikd_fast.models.backbone import Backbone
 from bikd_fast.models.weights import WeightsError
@@ -213,6 +214,24 @@ def test_a_transformers_weights_load_at_another_resolution(tmp_path):
     small = Backbone("vit_tiny_patch16_224", image_size=64).load(str(tmp_path / "vit.safetensors"))
     assert small.net.model.pos_embed.shape == (1, 1 + 16, 192)
     assert torch.isfinite(small(torch.rand(1, 3, 64, 64))[0]).all()
+
+
+def test_positions_without_one_for_the_class_token_are_resampled_too(tmp_path):
+    torch.manual_seed(0)
+    whole = timm.create_model("deit3_small_patch16_224", pretrained=False)
+    save_file({k: v.contiguous() for k, v in whole.state_dict().items()}, tmp_path / "deit3.safetensors")
+    small = Backbone("deit3_small_patch16_224", image_size=64).load(str(tmp_path / "deit3.safetensors"))
+    assert torch.equal(small.net.model.pos_embed, resample_abs_pos_embed(whole.pos_embed, [4, 4], num_prefix_tokens=0))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("volo_d1_224", "model.pos_embed"), ("coatnet_nano_rw_224", "relative_position_bias_table")]
+)
+def test_a_size_that_the_weights_were_not_made_for(tmp_path, name, kind):
+    whole = timm.create_model(name, pretrained=False)
+    save_file({k: v.contiguous() for k, v in whole.state_dict().items()}, tmp_path / "whole.safetensors")
+    with pytest.raises(WeightsError, match=rf"does not fit {name}: .*{kind}.* or set data\.image_size to 224"):
+        Backbone(name, image_size=64).load(str(tmp_path / "whole.safetensors"))
 
 
 def test_levels_come_finest_first_however_they_are_named():
