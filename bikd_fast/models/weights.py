@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def _file_state(path: Path) -> dict[str, torch.Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise WeightsError(
-            f"model.weights: {path} is neither a safetensors file nor a plain state dict ({type(error).__name__}: {error}). "
+            f"model.weights: {path} is neither a safetensors file nor a plain state dict ({_unread(error)}). "
             "Files that hold code are never executed; save `model.state_dict()` instead."
         ) from error
     for key in ("state_dict", "model"):
@@ -120,6 +121,14 @@ def _file_state(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise WeightsError(f"model.weights: {path} holds no state dict (a mapping of names to tensors).")
     return state
+
+
+def _unread(error: Exception) -> str:
+    """What stands in the way. Torch's own words advise, over several lines, to execute the file; of them the object is kept."""
+    named = re.search(r"GLOBAL (\S+)", str(error))
+    if named:
+        return f"it holds {named[1]} beside tensors"
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0].split('. ')[0]}"
 
 
 def _offline_state(net: nn.Module, name: str) -> dict[str, torch.Tensor]:

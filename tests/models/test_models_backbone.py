@@ -1,5 +1,7 @@
 """The frozen backbone: levels, folding, weights from every source, errors."""
 
+import argparse
+
 import pytest
 import timm
 import torch
@@ -153,6 +155,14 @@ def test_a_file_that_holds_code_is_refused_not_run(tmp_path):
     with pytest.raises(WeightsError, match=r"evil\.pth"):
         Backbone("resnet18").load(str(tmp_path / "evil.pth"))
     assert not marker.exists()
+
+
+def test_what_a_file_holds_beside_tensors_is_named_in_one_line(tmp_path):
+    """A checkpoint of timm's own training holds its options; torch's refusal advises to execute the file."""
+    torch.save({"state_dict": {}, "args": argparse.Namespace(lr=0.1)}, tmp_path / "last.pth")
+    with pytest.raises(WeightsError, match=r"last\.pth .* \(it holds argparse\.Namespace beside tensors\)") as refused:
+        Backbone("resnet18").load(str(tmp_path / "last.pth"))
+    assert "\n" not in str(refused.value) and "weights_only" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
