@@ -20,6 +20,14 @@ class WeightsError(UserError):
     """Pretrained weights could not be had or do not fit; the message names the source and the other ways."""
 
 
+def config_of(name: str) -> Any:
+    """What timm says of a network and its weights, by its older names too (vit_tiny_patch16_224_in21k); None for nothing."""
+    import timm
+    from timm.models import get_deprecated_models
+
+    return timm.get_pretrained_cfg(get_deprecated_models().get(name) or name)
+
+
 def load_weights(net: nn.Module, name: str, source: str) -> None:
     """Load pretrained weights into a timm ``features_only`` network, in place.
 
@@ -71,9 +79,7 @@ def _load(net: nn.Module, state: dict[str, torch.Tensor], name: str, source: str
 
 def _made_for(name: str, missing: list[str]) -> str:
     """The other remedy, where a network's tensors depend on the size of its pictures and their shapes alone are wrong."""
-    import timm
-
-    config = timm.get_pretrained_cfg(name)
+    config = config_of(name)
     if config is None or not config.fixed_input_size or not all(" found " in one for one in missing):
         return ""
     return f", or set data.image_size to {config.input_size[-1]}, the size that it was made for"
@@ -150,10 +156,9 @@ def _offline_state(net: nn.Module, name: str) -> dict[str, torch.Tensor]:
 
 
 def _hub_state(net: nn.Module, name: str) -> dict[str, torch.Tensor]:
-    import timm
     from timm.models import load_state_dict_from_hf
 
-    config = timm.get_pretrained_cfg(name)
+    config = config_of(name)
     try:
         if config is None or not (config.hf_hub_id or config.url):
             raise WeightsError(f"timm knows no pretrained weights for {name}")

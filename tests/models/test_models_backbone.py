@@ -77,6 +77,19 @@ def test_offline_weights_are_the_trained_ones():
     assert 967 in top  # ImageNet's espresso
 
 
+@pytest.mark.filterwarnings("ignore:Mapping deprecated model name")
+def test_an_older_name_of_a_network_is_the_same_network(monkeypatch):
+    """timm maps vit_tiny_patch16_224_in21k to a network whose pictures are scaled by .5, not by ImageNet's figures."""
+    asked = []
+    monkeypatch.setattr("timm.models.load_state_dict_from_hf", lambda source, **_: asked.append(source) or {})
+    older, newer = (Backbone(f"vit_tiny_patch16_224{name}", image_size=64) for name in ("_in21k", ".augreg_in21k"))
+    assert torch.equal(older.std, newer.std) and older.std.flatten().tolist() == [0.5] * 3
+    for one in (older, newer):
+        with pytest.raises(WeightsError, match="does not fit"):  # what the stand-in for the hub gives is empty
+            one.load("hub")
+    assert asked == ["timm/vit_tiny_patch16_224.augreg_in21k"] * 2
+
+
 def test_vision_transformers_give_three_levels_of_one_stride():
     backbone = Backbone("vit_tiny_patch16_224", image_size=64)
     assert backbone.strides == (16, 16, 16)
