@@ -13,7 +13,7 @@ from timm.layers import Format
 from torch import nn
 
 from bikd_fast.models.folding import Pair, fold, watched
-from bikd_fast.models.weights import WeightsError, load_weights
+from bikd_fast.models.weights import WeightsError, config_of, load_weights
 
 DEFAULT_STRIDES = (4, 8, 16)
 _TRIED = 128  # pictures whose sides differ by a multiple of this are alike to convolutions and windows: the smaller one is tried
@@ -50,7 +50,7 @@ class Backbone(nn.Module):
         info: Any = self.net.feature_info
         self.channels: tuple[int, ...] = tuple(info.channels())
         self.strides: tuple[int, ...] = tuple(info.reduction())
-        config = timm.get_pretrained_cfg(name)
+        config = config_of(name)
         mean, std = (config.mean, config.std) if config else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
@@ -59,7 +59,7 @@ class Backbone(nn.Module):
 
     def _tried(self, image_size: int) -> list[Pair]:
         """One pass over a picture of zeros: refuses levels of other sizes than students have, returns which norms can be folded."""
-        config = timm.get_pretrained_cfg(self.name)
+        config = config_of(self.name)
         laid_out = len(set(self.strides)) == 1 or (config is not None and config.fixed_input_size)
         side = image_size if laid_out else min(image_size, _TRIED + image_size % _TRIED)
         try:
@@ -131,7 +131,7 @@ def _create(name: str, strides: Sequence[int], image_size: int) -> nn.Module:
     if missing:
         raise WeightsError(f"model.strides: {name} has levels at strides {reductions}, not at {missing}. Choose among those.")
     indices = tuple(info.out_indices[reductions.index(s)] for s in strides)  # timm's numbers, which need not begin at 0
-    config = timm.get_pretrained_cfg(name)
+    config = config_of(name)
     size = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
     net = _extractor(name, out_indices=indices, **size)
     given = list(net.feature_info.reduction())
@@ -154,7 +154,7 @@ def _extractor(name: str, **wanted: Any) -> Any:
 
 
 def _unreadable(name: str, image_size: int, error: Exception) -> WeightsError:
-    config = timm.get_pretrained_cfg(name)
+    config = config_of(name)
     usual = config.input_size[-1] if config is not None else None
     made = f"it was made for {usual}. Set data.image_size to {usual}, or take" if usual else "take"
     return WeightsError(

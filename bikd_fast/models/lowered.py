@@ -55,7 +55,8 @@ class _Convolution(nn.Module):
     def __init__(self, conv: Any, act: nn.Module | None) -> None:
         super().__init__()
         self.same = isinstance(conv, Conv2dSame)
-        self.kernel, self.geometry = conv.kernel_size, (conv.padding, conv.stride, conv.dilation, conv.groups)
+        self.kernel_size = conv.kernel_size  # DaViT pads by it
+        self.geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
         self.act = _INSIDE[type(act)] if act is not None else ("none", [])
         weight = conv.weight.detach().to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
         self.register_buffer("weight", weight)
@@ -65,5 +66,5 @@ class _Convolution(nn.Module):
         x = x.to(torch.bfloat16)
         _, stride, dilation, _ = self.geometry
         if self.same:
-            x = pad_same(x, self.kernel, stride, dilation)
+            x = pad_same(x, self.kernel_size, stride, dilation)
         return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self.geometry, *self.act, "")

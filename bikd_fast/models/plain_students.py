@@ -164,7 +164,9 @@ def _encoder(widths: Sequence[int], depth: int) -> list[nn.Module]:
 
 
 def _stem(width: int, stride: int, planes: int = 3) -> nn.Module:
-    """(B, planes, H, W) -> (B, width, H/stride, W/stride) by stride-2 convolutions."""
+    """(B, planes, H, W) -> (B, width, H/stride, W/stride) by stride-2 convolutions; by one of stride 1 for VGG's finest level."""
+    if stride == 1:
+        return nn.Conv2d(planes, width, 3, padding=1)
     layers: list[nn.Module] = []
     channels, narrow = planes, max(16, width // 2)
     while stride > 1:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,14 @@ OFFLINE_NAME = "tf_efficientnet_lite0"
 
 class WeightsError(UserError):
     """Pretrained weights could not be had or do not fit; the message names the source and the other ways."""
+
+
+def config_of(name: str) -> Any:
+    """What timm says of a network and its weights, by its older names too (vit_tiny_patch16_224_in21k); None for nothing."""
+    import timm
+    from timm.models import get_deprecated_models
+
+    return timm.get_pretrained_cfg(get_deprecated_models().get(name) or name)
 
 
 def load_weights(net: nn.Module, name: str, source: str) -> None:
@@ -52,7 +62,7 @@ def _load(net: nn.Module, state: dict[str, torch.Tensor], name: str, source: str
         plain = _plain(key)
         found = state.get(plain, flat.get(plain.replace(".", "_")))
         if found is not None and plain == "pos_embed" and found.shape != value.shape:
-            found = _resampled(found, net)
+            found = _resampled(found, value, net)
         if found is None and key.endswith("num_batches_tracked"):
             found = value
         if found is None or found.shape != value.shape:
@@ -62,17 +72,35 @@ def _load(net: nn.Module, state: dict[str, torch.Tensor], name: str, source: str
     if missing:
         raise WeightsError(
             f"model.weights: {source} does not fit {name}: {len(missing)} of {len(wanted)} tensors are missing or of another "
-            f"shape, first {missing[0]}. Give the file of exactly this timm model."
+            f"shape, first {missing[0]}. Give the file of exactly this timm model{_made_for(name, missing)}."
         )
     net.load_state_dict(fitted)
 
 
-def _resampled(positions: torch.Tensor, net: nn.Module) -> torch.Tensor:
-    """A vision transformer's position embedding at the resolution of this network's pictures."""
+def _made_for(name: str, missing: list[str]) -> str:
+    """The other remedy, where a network's tensors depend on the size of its pictures and their shapes alone are wrong."""
+    config = config_of(name)
+    if config is None or not config.fixed_input_size or not all(" found " in one for one in missing):
+        return ""
+    return f", or set data.image_size to {config.input_size[-1]}, the size that it was made for"
+
+
+def _resampled(positions: torch.Tensor, wanted: torch.Tensor, net: nn.Module) -> torch.Tensor:
+    """A vision transformer's position embedding at the resolution of this network's pictures; as it is where it is of another kind.
+
+    How many of the positions are no patch's the network's own embedding tells: DeiT III's has none for its class token.
+    """
     from timm.layers import resample_abs_pos_embed
 
     inner: Any = getattr(net, "model", net)
-    return resample_abs_pos_embed(positions, list(inner.patch_embed.grid_size), num_prefix_tokens=inner.num_prefix_tokens)
+    grid = getattr(inner.patch_embed, "grid_size", None)
+    if grid is None or positions.ndim != 3:
+        return positions
+    apart = wanted.shape[1] - math.prod(grid)
+    patches = positions.shape[1] - apart
+    if apart < 0 or patches <= 0 or math.isqrt(patches) ** 2 != patches:
+        return positions
+    return resample_abs_pos_embed(positions, list(grid), num_prefix_tokens=apart)
 
 
 def _plain(key: str) -> str:
@@ -90,7 +118,7 @@ def _file_state(path: Path) -> dict[str, torch.Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise WeightsError(
-            f"model.weights: {path} is neither a safetensors file nor a plain state dict ({type(error).__name__}: {error}). "
+            f"model.weights: {path} is neither a safetensors file nor a plain state dict ({_unread(error)}). "
             "Files that hold code are never executed; save `model.state_dict()` instead."
         ) from error
     for key in ("state_dict", "model"):
@@ -99,6 +127,14 @@ def _file_state(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise WeightsError(f"model.weights: {path} holds no state dict (a mapping of names to tensors).")
     return state
+
+
+def _unread(error: Exception) -> str:
+    """What stands in the way. Torch's own words advise, over several lines, to execute the file; of them the object is kept."""
+    named = re.search(r"GLOBAL (\S+)", str(error))
+    if named:
+        return f"it holds {named[1]} beside tensors"
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0].split('. ')[0]}"
 
 
 def _offline_state(net: nn.Module, name: str) -> dict[str, torch.Tensor]:
@@ -120,10 +156,9 @@ def _offline_state(net: nn.Module, name: str) -> dict[str, torch.Tensor]:
 
 
 def _hub_state(net: nn.Module, name: str) -> dict[str, torch.Tensor]:
-    import timm
     from timm.models import load_state_dict_from_hf
 
-    config = timm.get_pretrained_cfg(name)
+    config = config_of(name)
     try:
         if config is None or not (config.hf_hub_id or config.url):
             raise WeightsError(f"timm knows no pretrained weights for {name}")

@@ -1,10 +1,13 @@
 """The frozen backbone: levels, folding, weights from every source, errors."""
 
+import argparse
+
 import pytest
 import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from timm.layers import resample_abs_pos_embed
 
 from bikd_fast.models.backbone import Backbone
 from bikd_fast.models.weights import WeightsError
@@ -72,6 +75,19 @@ def test_offline_weights_are_the_trained_ones():
     with torch.no_grad():
         top = net(x).topk(5).indices[0].tolist()
     assert 967 in top  # ImageNet's espresso
+
+
+@pytest.mark.filterwarnings("ignore:Mapping deprecated model name")
+def test_an_older_name_of_a_network_is_the_same_network(monkeypatch):
+    """timm maps vit_tiny_patch16_224_in21k to a network whose pictures are scaled by .5, not by ImageNet's figures."""
+    asked = []
+    monkeypatch.setattr("timm.models.load_state_dict_from_hf", lambda source, **_: asked.append(source) or {})
+    older, newer = (Backbone(f"vit_tiny_patch16_224{name}", image_size=64) for name in ("_in21k", ".augreg_in21k"))
+    assert torch.equal(older.std, newer.std) and older.std.flatten().tolist() == [0.5] * 3
+    for one in (older, newer):
+        with pytest.raises(WeightsError, match="does not fit"):  # what the stand-in for the hub gives is empty
+            one.load("hub")
+    assert asked == ["timm/vit_tiny_patch16_224.augreg_in21k"] * 2
 
 
 def test_vision_transformers_give_three_levels_of_one_stride():
@@ -154,6 +170,14 @@ def test_a_file_that_holds_code_is_refused_not_run(tmp_path):
     assert not marker.exists()
 
 
+def test_what_a_file_holds_beside_tensors_is_named_in_one_line(tmp_path):
+    """A checkpoint of timm's own training holds its options; torch's refusal advises to execute the file."""
+    torch.save({"state_dict": {}, "args": argparse.Namespace(lr=0.1)}, tmp_path / "last.pth")
+    with pytest.raises(WeightsError, match=r"last\.pth .* \(it holds argparse\.Namespace beside tensors\)") as refused:
+        Backbone("resnet18").load(str(tmp_path / "last.pth"))
+    assert "\n" not in str(refused.value) and "weights_only" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("source", "said"), [("missing.safetensors", "no file missing"), ("offline", "offline weights exist for tf_efficientnet_lite0")]
 )
@@ -213,6 +237,24 @@ def test_a_transformers_weights_load_at_another_resolution(tmp_path):
     small = Backbone("vit_tiny_patch16_224", image_size=64).load(str(tmp_path / "vit.safetensors"))
     assert small.net.model.pos_embed.shape == (1, 1 + 16, 192)
     assert torch.isfinite(small(torch.rand(1, 3, 64, 64))[0]).all()
+
+
+def test_positions_without_one_for_the_class_token_are_resampled_too(tmp_path):
+    torch.manual_seed(0)
+    whole = timm.create_model("deit3_small_patch16_224", pretrained=False)
+    save_file({k: v.contiguous() for k, v in whole.state_dict().items()}, tmp_path / "deit3.safetensors")
+    small = Backbone("deit3_small_patch16_224", image_size=64).load(str(tmp_path / "deit3.safetensors"))
+    assert torch.equal(small.net.model.pos_embed, resample_abs_pos_embed(whole.pos_embed, [4, 4], num_prefix_tokens=0))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("volo_d1_224", "model.pos_embed"), ("coatnet_nano_rw_224", "relative_position_bias_table")]
+)
+def test_a_size_that_the_weights_were_not_made_for(tmp_path, name, kind):
+    whole = timm.create_model(name, pretrained=False)
+    save_file({k: v.contiguous() for k, v in whole.state_dict().items()}, tmp_path / "whole.safetensors")
+    with pytest.raises(WeightsError, match=rf"does not fit {name}: .*{kind}.* or set data\.image_size to 224"):
+        Backbone(name, image_size=64).load(str(tmp_path / "whole.safetensors"))
 
 
 def test_levels_come_finest_first_however_they_are_named():

@@ -8,7 +8,7 @@ from bikd_fast.models.backbone import Backbone
 from bikd_fast.models.lowered import lowered
 
 
-@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "regnety_002", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "regnety_002", "vit_tiny_patch16_224", "davit_tiny"])
 def test_the_same_bits_as_under_autocast(name):
     torch.manual_seed(0)
     backbone = Backbone(name, image_size=64)

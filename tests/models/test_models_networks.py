@@ -66,7 +66,7 @@ def test_a_picture_does_not_depend_on_its_batch(name):
         assert torch.allclose(a[1:2], b, atol=1e-5)
 
 
-@pytest.mark.parametrize("strides", [(4,), (8, 16), (4, 8, 16, 32), (16, 16, 16)])
+@pytest.mark.parametrize("strides", [(4,), (8, 16), (1, 2, 4), (4, 8, 16, 32), (16, 16, 16)])
 def test_students_serve_any_levels(strides):
     channels = [8 * (i + 1) for i in range(len(strides))]
     levels = [torch.randn(1, c, 64 // s, 64 // s) for c, s in zip(channels, strides)]
