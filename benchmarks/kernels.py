@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from common import RESULTS, append, environment, launches, peak_megabytes, time_in_rotation
-from kernel_cases import CASES, SHAPES, Case, with_gradient
+from kernel_cases import CASES, SHAPES, Case, detached, with_gradient
 from torch import Tensor
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -50,7 +50,9 @@ def providers_of(case: Case, device: str) -> dict[str, Callable[..., list[Tensor
         loss_of, leaves = case.training
         found["compile"] = with_gradient(torch.compile(loss_of, dynamic=False), leaves)
     if case.value_and_grad is not None:
-        found["compile value_and_grad"] = torch.compile(case.value_and_grad, dynamic=False)
+        whole = torch.compile(case.value_and_grad, dynamic=False)
+        # the forms before it have made its inputs leaves; of those it would keep what a second derivative needs
+        found["compile value_and_grad"] = lambda *inputs: whole(*detached(list(inputs)))
     found["ours"] = case.ours
     return found
 
