@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import evidence
 import evidence_page
 import runs
+import tables
 
 from bikd_fast.config import to_dict
 from bikd_fast.config_checks import check
@@ -214,3 +215,9 @@ def test_the_lint_is_the_same_where_a_training_has_left_its_folder(tmp_path):
         shutil.copy(root / name, tmp_path / name)
     done = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", str(benchmarks)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_readme_shows_the_defaults_on_all_categories_alone():
+    row = {"arm": "bikd", "data": "textures", "categories": "", "options": ""}
+    others = [row | {"categories": "nut"}, row | {"options": "--training.steps 7"}, row | {"arm": "rd"}, row | {"data": "mvtec:x"}]
+    assert tables.shown([row, *others]) == [row]
