@@ -55,9 +55,9 @@ export OUT
 part kernels_cosine 60 bash -c 'kernels --ops cosine_discrepancy --shapes resnet18 --batches 256 --dtypes bf16'
 part kernels_objective 60 bash -c 'kernels --ops bidirectional_loss --shapes resnet18 --batches 64 --dtypes bf16'
 part kernels_map 60 bash -c 'kernels --ops anomaly_map simulate --shapes resnet18 --batches 32 --dtypes bf16'
-part simulation 40 python benchmarks/simulation.py --batch 64 --out "$OUT/simulation_gpu.csv"
+part simulation 40 python benchmarks/simulation.py --batch 64 --out "$OUT/simulation.csv"
 # What a step adds to its networks; needs deepspeed. Most of the first one's time is the compiler's.
-step() { part "overhead_$1" 70 python benchmarks/training_overhead.py --steps 15 --out "$OUT/training_overhead_gpu.csv" "${@:2}"; }
+step() { part "overhead_$1" 70 python benchmarks/training_overhead.py --steps 15 --out "$OUT/training_overhead.csv" "${@:2}"; }
 step default
 step resnet18 --model.teacher resnet18 --model.weights random --training.batch_size 64
 step wide_resnet50 --model.teacher wide_resnet50_2 --model.weights random --training.batch_size 64

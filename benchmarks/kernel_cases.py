@@ -67,6 +67,13 @@ def widened(x: Any) -> Any:
     return x.detach().double() if isinstance(x, Tensor) and x.is_floating_point() else x
 
 
+def detached(x: Any) -> Any:
+    """The same tensors of a nested list, none of which asks for a gradient."""
+    if isinstance(x, list):
+        return [detached(v) for v in x]
+    return x.detach() if isinstance(x, Tensor) else x
+
+
 def feature_bytes(shapes, batch: int, dtype: torch.dtype) -> int:
     """Bytes of one full feature set."""
     return batch * sum(c * h * w for c, h, w in shapes) * dtype.itemsize

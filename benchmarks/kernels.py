@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from common import RESULTS, append, environment, launches, peak_megabytes, time_in_rotation
-from kernel_cases import CASES, SHAPES, Case, with_gradient
+from kernel_cases import CASES, SHAPES, Case, detached, with_gradient
 from torch import Tensor
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -50,7 +50,9 @@ def providers_of(case: Case, device: str) -> dict[str, Callable[..., list[Tensor
         loss_of, leaves = case.training
         found["compile"] = with_gradient(torch.compile(loss_of, dynamic=False), leaves)
     if case.value_and_grad is not None:
-        found["compile value_and_grad"] = torch.compile(case.value_and_grad, dynamic=False)
+        whole = torch.compile(case.value_and_grad, dynamic=False)
+        # the forms before it have made its inputs leaves; of those it would keep what a second derivative needs
+        found["compile value_and_grad"] = lambda *inputs: whole(*detached(list(inputs)))
     found["ours"] = case.ours
     return found
 
@@ -131,8 +133,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.2 if gpu else 0.5, help="time for each provider of a case")
     parser.add_argument("--threads", type=int, help="of torch on a CPU; 1 where other work shares the cores")
     parser.add_argument("--device", default="cuda" if gpu else "cpu")
-    parser.add_argument("--out", type=Path, default=RESULTS / "kernels.csv")
+    parser.add_argument("--out", type=Path, help="default results/kernels.csv, of a GPU results/kernels_gpu.csv")
     options = parser.parse_args()
+    out = options.out or RESULTS / ("kernels_gpu.csv" if options.device == "cuda" else "kernels.csv")
     if options.threads:
         torch.set_num_threads(options.threads)
     cases = itertools.product(options.ops, options.shapes, options.batches, options.dtypes, options.layouts)
@@ -146,7 +149,7 @@ def main() -> None:
         except torch.OutOfMemoryError:
             print(f"{op} {shape} B{batch} {dtype} {layout}: not enough memory, no row")
             continue
-        append(options.out, rows, COLUMNS)
+        append(out, rows, COLUMNS)
         for row in rows:
             speed = f"{row['y50_us']:>12,.0f} us  {row.get('times_ours', '')!s:>6} x ours" if "y50_us" in row else ""
             print(f"{op} {shape} B{batch} {dtype} {layout}  {row['provider']:<24}{speed}  {row['check']}", flush=True)

@@ -46,7 +46,8 @@ COLUMNS = [
 def bare(detector: Detector, batch: torch.Tensor, count: int) -> int:
     """The network on one batch, ``count`` pictures long; how many pictures that were."""
     for _ in range(count // len(batch)):
-        detector(batch)
+        _, scores = detector(batch)
+    scores.tolist()  # a GPU has its work still before it here: waited for, as `bikd predict` waits for its results
     return count // len(batch) * len(batch)
 
 

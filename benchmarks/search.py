@@ -7,7 +7,8 @@
 ``search`` appends a row to results/search.csv: seconds of the trials, share of the time not in training steps, gains with their
 intervals. ``ranking`` trains settings drawn from the space in full and appends, for each category and for the mean over
 categories, Spearman's rank correlation between the objective (no test picture looked at) and each true test metric to
-results/search_ranking.csv; every setting's figures go to results/search_settings.csv. An interrupted call goes on where it stopped.
+results/search_ranking.csv; every setting's figures go to results/search_settings.csv. An interrupted call goes on where it stopped;
+what is in the table is not recorded again, and a folder of another call is refused.
 """
 
 from __future__ import annotations
@@ -23,16 +24,39 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common import device_name
 from runs import ROOT, append, commit, read
 from scipy.stats import spearmanr
 
 sys.path.insert(0, str(ROOT))
 RESULTS = ROOT / "benchmarks/results"
 TRUE = ("image_auroc", "pixel_auroc", "aupro")
+NOTE = "benchmark.json"  # in the folder: what was asked of it, and whether its rows are in the table
+
+
+def take(folder: Path, asked: Sequence[str], record: bool = True) -> None:
+    """Begin or take up a folder.
+
+    Raises:
+        SystemExit: its figures are of another call, which the row would not say, or in the table already.
+    """
+    found = json.loads((folder / NOTE).read_text()) if (folder / NOTE).is_file() else {"asked": list(asked), "recorded": False}
+    if found["asked"] != list(asked):
+        raise SystemExit(f"{folder}: was begun with {' '.join(found['asked'])}. Ask for the same, or give another --folder.")
+    if record and found["recorded"]:
+        raise SystemExit(f"{folder}: is finished and in the table. Give another --folder to measure anew.")
+    note(folder, asked, recorded=found["recorded"])
+
+
+def note(folder: Path, asked: Sequence[str], recorded: bool) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / NOTE).write_text(json.dumps({"asked": list(asked), "recorded": recorded}))
 
 
 def search(folder: Path, trials: int, passed: Sequence[str]) -> None:
     """Run (or take up) a search and record it."""
+    asked = ["--trials", str(trials), *passed]
+    take(folder, asked)
     state = folder / "search.json"
     words = ["--resume", str(folder)] if state.is_file() else ["--trials", str(trials), "--output", str(folder), *passed]
     subprocess.run([sys.executable, str(ROOT / "tune/search.py"), *words], check=True, cwd=ROOT)
@@ -58,6 +82,7 @@ def search(folder: Path, trials: int, passed: Sequence[str]) -> None:
         row |= {f"{name}_default": statistics.fmean(gain.default), f"{name}_gain": gain.mean}
         row |= {f"{name}_low": gain.low, f"{name}_high": gain.high, "gain_seeds": len(gain.differences)}
     append(RESULTS / "search.csv", [row | about()])
+    note(folder, asked, recorded=True)
     print(json.dumps(row, indent=1))
 
 
@@ -75,8 +100,10 @@ def ranking(folder: Path, settings: int, passed: Sequence[str], record: bool = T
     from tune.records import read_rows
     from tune.space import SPACE, Choice, first_points
 
+    asked = ["--settings", str(settings), *passed]
     config = parse_run(run_parser("benchmarks/search.py", ""), list(passed))
     groups_of(config)
+    take(folder, asked, record)
     base, draw = plain(config), random.Random(1)
     points = first_points(SPACE, base, [])
     while len(points) < settings:
@@ -91,7 +118,6 @@ def ranking(folder: Path, settings: int, passed: Sequence[str], record: bool = T
             }
         )
     folder = folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
     own, gpus, at_once = cluster.shares(cluster.connect(None, None), None, 1)
     job = {"base": base, "grid": {}, "order": 0, "most": 0, "whole": True, "parts": 0, "labels": None, "test": True}
     job |= {"latency": False, "work": str(folder / "files"), "ranks": 1, "gpus": gpus}
@@ -113,6 +139,7 @@ def ranking(folder: Path, settings: int, passed: Sequence[str], record: bool = T
     if record:
         append(RESULTS / "search_ranking.csv", lines)
         append(RESULTS / "search_settings.csv", single)
+        note(folder, asked, recorded=True)
 
 
 def correlate(single: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -139,9 +166,11 @@ def about() -> dict[str, Any]:
     from datetime import date
     from importlib.metadata import version
 
+    import torch
+
     return {
         "cpus": len(os.sched_getaffinity(0)),
-        "device": platform.processor() or platform.machine(),
+        "device": device_name("cuda" if torch.cuda.is_available() else "cpu") or platform.machine(),
         **{name: version(name) for name in ("torch", "ray")},
         "commit": commit(),
         "date": date.today().isoformat(),
@@ -154,9 +183,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--settings", type=int, default=12)
-    parser.add_argument("--dry", action="store_true", help="print the correlations, append nothing")
+    parser.add_argument("--dry", action="store_true", help="ranking: print the correlations, append nothing")
     parser.add_argument("--recorded", action="store_true", help="ranking: of the settings trained last, with today's objective")
     options, passed = parser.parse_known_args()
+    if options.what == "search" and (options.dry or options.recorded):
+        parser.error("--dry and --recorded are for ranking.")
     folder = options.folder or Path("runs") / f"benchmark-{options.what}"
     if options.what == "search":
         search(folder, options.trials, passed)

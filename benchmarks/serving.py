@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import torch
 from common import RESULTS, append, environment
 from PIL import Image
 
@@ -147,8 +148,9 @@ def main() -> None:
         service.terminate()
         service.wait(30)
     due = sum(count for (status, wanted), count in statuses.items() if status == wanted)
+    where = "cuda" if torch.cuda.is_available() else "cpu"  # what the service takes
     shared = {"requests": options.requests, "clients": options.clients, "failures": options.requests - due,
-              "seconds": round(seconds, 2), "run": folder.name, **environment("cpu")}  # fmt: skip
+              "seconds": round(seconds, 2), "run": folder.name, **environment(where)}  # fmt: skip
     if options.memory:
         row = shared | flatness(memory) | {"answered_200": statuses[200, 200], "refused_as_due": due - statuses[200, 200]}
         row |= {"threads_end": held[0], "files_end": held[1]}

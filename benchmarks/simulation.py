@@ -11,13 +11,13 @@ import argparse
 import csv
 import datetime
 import os
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from bikd_kernels import simulate
+from common import commit, device_name
 from skimage import data
 
 from bikd_fast.simulation import SimulationConfig, Simulator, sample_keys
@@ -105,8 +105,6 @@ def main() -> None:
     with torch.no_grad():
         measure(parts, [sample_keys(1, i, index) for i in range(5)])
         times = measure(parts, [sample_keys(0, i, index) for i in range(options.rounds)])
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
     load = f"{os.getloadavg()[0]:.1f}"
     new = not options.out.exists()
     with options.out.open("a", newline="") as file:
@@ -117,7 +115,7 @@ def main() -> None:
             shown = [f"{v:.2f}" for v in figures]
             print(f"{part:20s} {shown[1]:>8s} ms  (20-80 %: {shown[0]}-{shown[2]}; processor {shown[3]})")
             rows.writerow([
-                part, options.batch, options.size, name, options.threads, *shown, load, torch.__version__, commit,
+                part, options.batch, options.size, device_name(device), options.threads, *shown, load, torch.__version__, commit(),
                 datetime.date.today().isoformat(),
             ])  # fmt: skip
 

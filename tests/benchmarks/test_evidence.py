@@ -1,6 +1,8 @@
 """The table of arms: what is run, what is kept, what the page says of it."""
 
 import json
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import evidence
 import evidence_page
 import runs
+import tables
 
 from bikd_fast.config import to_dict
 from bikd_fast.config_checks import check
@@ -200,3 +203,21 @@ def test_two_data_sets_of_one_name_are_not_mixed(tiny_mvtec):
     evidence.check_same_set(same, described, passed)
     with pytest.raises(SystemExit, match=r"other categories \(nut\)"):
         evidence.check_same_set([*same, row | {"category": "nut"}], described, passed)
+
+
+def test_the_lint_is_the_same_where_a_training_has_left_its_folder(tmp_path):
+    """ruff takes a folder `runs` for a package of the project; then the import of benchmarks/runs.py stood in the wrong place."""
+    root, benchmarks = Path(__file__).parents[2], tmp_path / "benchmarks"
+    for folder in (benchmarks, tmp_path / "runs"):
+        folder.mkdir()
+    (tmp_path / "bikd_fast").symlink_to(root / "bikd_fast")
+    for name in ("pyproject.toml", "benchmarks/evidence.py"):
+        shutil.copy(root / name, tmp_path / name)
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", str(benchmarks)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_readme_shows_the_defaults_on_all_categories_alone():
+    row = {"arm": "bikd", "data": "textures", "categories": "", "options": ""}
+    others = [row | {"categories": "nut"}, row | {"options": "--training.steps 7"}, row | {"arm": "rd"}, row | {"data": "mvtec:x"}]
+    assert tables.shown([row, *others]) == [row]
