@@ -60,18 +60,21 @@ def with_gradient(loss_of: Callable[..., Tensor], leaves: Callable[..., list[Ten
     return run
 
 
+def each(change: Callable[[Tensor], Tensor], x: Any) -> Any:
+    """A nested list with its tensors changed, everything else as it is."""
+    if isinstance(x, list):
+        return [each(change, v) for v in x]
+    return change(x) if isinstance(x, Tensor) else x
+
+
 def widened(x: Any) -> Any:
     """A detached float64 copy of every floating-point tensor of a nested list."""
-    if isinstance(x, list):
-        return [widened(v) for v in x]
-    return x.detach().double() if isinstance(x, Tensor) and x.is_floating_point() else x
+    return each(lambda t: t.detach().double() if t.is_floating_point() else t, x)
 
 
 def detached(x: Any) -> Any:
     """The same tensors of a nested list, none of which asks for a gradient."""
-    if isinstance(x, list):
-        return [detached(v) for v in x]
-    return x.detach() if isinstance(x, Tensor) else x
+    return each(Tensor.detach, x)
 
 
 def feature_bytes(shapes, batch: int, dtype: torch.dtype) -> int:

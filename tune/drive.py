@@ -32,8 +32,8 @@ def search(options: Options, base: dict[str, Any], resumed: bool) -> bool:
     record = folder / RESULTS
     begun = bool(read_rows(record))
     space, maps = spaces.load(Path(options.space) if options.space else None, options.latency)
-    first = spaces.first_points(space, base, [] if begun else [read_settings(path) for path in options.first])
-    first = first[: options.trials]
+    given = [] if begun else [read_settings(path) for path in options.first]
+    first = spaces.first_points(space, base, given)[: options.trials]
     if begun:
         was = kept(folder).get("folder", str(folder))
         if options.storage is None and was != str(folder):

@@ -155,7 +155,7 @@ def _whole(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, list | dict) else value
 
 
-def first_points(space: Space, base: Mapping[str, Any], given: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def first_points(space: Space, base: Mapping[str, Any], given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The first trials: the job's own settings, then the known good ones and those of ``given`` (whole settings), each once.
 
     Raises:

@@ -105,7 +105,7 @@ def load_masks(
         height, width = sizes[index] if sizes is not None else picture_size(sample.path)
         if sample.mask_path is not None:
             mask = decode_mask(sample.mask_path, (height, width))
-            if mask.any() and not sample.label:
+            if not sample.label and mask.any():
                 found = f"marks {mask.sum()} pixels of {sample.path.name}, which counts as {sample.kind}"
                 raise DataError(f"{sample.mask_path}: {found}. Empty the mask, or put both where defects lie.")
             return mask

@@ -62,10 +62,11 @@ def foresee(config: RunConfig, groups: Sequence[tuple[str, Sequence[Category]]],
     Raises:
         UserError: as :func:`validation`, or the labelled pictures are the test pictures of the data set.
     """
+    there = [] if labels is None else _labelled_set(config, labels)
     for name, group in groups:
         if labels is not None:
             tested = {sample.path.resolve() for category in group for sample in category.test}
-            if any(sample.path.resolve() in tested for sample in _labelled_samples(config, name, group, labels)):
+            if any(sample.path.resolve() in tested for sample in _labelled_samples(there, name, group, labels)):
                 raise UserError(
                     f"validation: {labels} is the data set itself, or a part of it, whose test pictures must choose nothing. "
                     "Name another folder."
@@ -74,11 +75,14 @@ def foresee(config: RunConfig, groups: Sequence[tuple[str, Sequence[Category]]],
             enough(name, len(split(len(good_pictures(group)), config.data.holdout, config.seed)[1]))
 
 
-def _labelled_samples(config: RunConfig, name: str, group: Sequence[Category], labels: str) -> list[Sample]:
+def _labelled_set(config: RunConfig, labels: str) -> list[Category]:
     format = "mvtec" if config.data.format == "textures" else config.data.format
     if not Path(labels).is_dir():
         raise UserError(f"validation: {labels}: no such folder. Name the one that holds your labelled pictures.")
-    there = open_dataset(format, Path(labels), "all")
+    return open_dataset(format, Path(labels), "all")
+
+
+def _labelled_samples(there: Sequence[Category], name: str, group: Sequence[Category], labels: str) -> list[Sample]:
     wanted = {category.name for category in group}
     samples = [s for c in there if c.name in wanted or len(there) == len(wanted) == 1 for s in c.test]
     if not has_masks(samples) or not any(s.label == 0 for s in samples):
@@ -87,7 +91,7 @@ def _labelled_samples(config: RunConfig, name: str, group: Sequence[Category], l
 
 
 def _own(config: RunConfig, name: str, group: Sequence[Category], labels: str, apart: torch.Tensor) -> Validation:
-    samples, size = _labelled_samples(config, name, group, labels), config.data.image_size
+    samples, size = _labelled_samples(_labelled_set(config, labels), name, group, labels), config.data.image_size
     pictures, samples, _ = load_images(samples, size, on_bad_image=config.data.on_bad_image)
     masks = [fit(torch.from_numpy(m)[None].expand(3, -1, -1).float(), size)[0].numpy() >= 0.5 for m in load_masks(samples)]
     return labelled(pictures, masks, [s.kind for s in samples], apart)
